@@ -1,0 +1,9 @@
+//! mprpc: a small, blocking-first protobuf RPC runtime.
+
+pub mod error;
+pub mod registry;
+pub mod status;
+pub mod wire;
+
+pub use error::{CallError, Error, Ran};
+pub use status::{Code, Status};

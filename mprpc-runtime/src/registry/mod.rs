@@ -1,0 +1,77 @@
+//! The registry: where providers publish endpoints and channels look them up.
+
+use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
+
+use crate::{error::Error, wire::Wire};
+
+/// What a provider publishes: one process, one address, several services.
+#[derive(Clone, Debug)]
+pub struct Publication {
+    /// The address callers dial.
+    pub addr: SocketAddr,
+    /// This process, as its Hello frames say it.
+    pub instance: u64,
+    /// Everything served at that address.
+    pub services: Vec<ServiceName>,
+    /// A heavier endpoint gets more calls; 100 is normal.
+    pub weight: u32,
+    /// Whether the address answers the legacy wire too.
+    pub legacy: bool,
+}
+
+/// The names of a service: what the registry needs to know of a descriptor.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ServiceName {
+    /// `package.Service`.
+    pub full: String,
+    /// `Service`, the name that C++ nodes know.
+    pub short: String,
+    /// Methods as the .proto file spells them.
+    pub methods: Vec<String>,
+}
+
+/// One place where a service is served.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Where to dial.
+    pub addr: SocketAddr,
+    /// What to speak there.
+    pub wire: Wire,
+    /// The share of calls it should get; 100 is normal.
+    pub weight: u32,
+    /// It finishes what it has and wants no new calls.
+    pub draining: bool,
+    /// Methods served there; `None` for all of the service. C++ nodes register each method apart.
+    pub methods: Option<BTreeSet<String>>,
+}
+
+/// Who serves a service, as of some moment. Immutable; a change makes a new one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// In a stable order, by address.
+    pub endpoints: Vec<Endpoint>,
+}
+
+/// A place to publish and to look up. Implementations: `direct` (the configuration file) and `zookeeper`.
+pub trait Registry: Send + Sync {
+    /// Publishes and keeps published, through outages, until `withdraw`. Returns when the first
+    /// attempt is made or given to the background; a registry that cannot be reached is no error
+    /// unless the configuration requires it.
+    ///
+    /// # Errors
+    /// Another process holds the address, or the registry is required and cannot be reached.
+    fn publish(&self, publication: Publication) -> Result<(), Error>;
+
+    /// Tells callers that this process takes no new calls. Returns at `deadline` at the latest.
+    fn drain(&self, deadline: Instant);
+
+    /// Takes everything out again. Returns when it is out, or at `deadline`.
+    fn withdraw(&self, deadline: Instant);
+
+    /// Who serves `service`. The first look-up of a service waits, at most until `deadline`;
+    /// later ones return the newest snapshot at once, whatever state the registry is in.
+    ///
+    /// # Errors
+    /// Nothing is known of the service and the registry cannot be asked in time.
+    fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error>;
+}

@@ -1,0 +1,205 @@
+//! Status: what one side of a call tells the other about how the call ended.
+
+use std::fmt;
+
+/// Why a call ended. Numbers and names are gRPC's, so people and tools know them already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs, reason = "the names are gRPC's and say what they mean")]
+pub enum Code {
+    Ok = 0,
+    Cancelled = 1,
+    Unknown = 2,
+    InvalidArgument = 3,
+    DeadlineExceeded = 4,
+    NotFound = 5,
+    AlreadyExists = 6,
+    PermissionDenied = 7,
+    ResourceExhausted = 8,
+    FailedPrecondition = 9,
+    Aborted = 10,
+    OutOfRange = 11,
+    Unimplemented = 12,
+    Internal = 13,
+    Unavailable = 14,
+    DataLoss = 15,
+    Unauthenticated = 16,
+}
+
+impl Code {
+    /// The code with this number on the wire. A number from a newer peer reads as `Unknown`.
+    pub fn from_wire(number: u32) -> Self {
+        ALL.get(number as usize).copied().unwrap_or(Self::Unknown)
+    }
+
+    /// The number on the wire.
+    pub fn to_wire(self) -> u32 {
+        self as u32
+    }
+
+    /// The name as people write it, such as `DEADLINE_EXCEEDED`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ok => "OK",
+            Self::Cancelled => "CANCELLED",
+            Self::Unknown => "UNKNOWN",
+            Self::InvalidArgument => "INVALID_ARGUMENT",
+            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
+            Self::NotFound => "NOT_FOUND",
+            Self::AlreadyExists => "ALREADY_EXISTS",
+            Self::PermissionDenied => "PERMISSION_DENIED",
+            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
+            Self::FailedPrecondition => "FAILED_PRECONDITION",
+            Self::Aborted => "ABORTED",
+            Self::OutOfRange => "OUT_OF_RANGE",
+            Self::Unimplemented => "UNIMPLEMENTED",
+            Self::Internal => "INTERNAL",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::DataLoss => "DATA_LOSS",
+            Self::Unauthenticated => "UNAUTHENTICATED",
+        }
+    }
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A code with a text for people, as a handler returns it and a caller receives it.
+///
+/// ```
+/// use mprpc_runtime::{Code, Status};
+/// let status = Status::new(Code::NotFound, "no user 7");
+/// assert_eq!(status.to_string(), "NOT_FOUND: no user 7");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    code: Code,
+    retryable: bool,
+    message: String,
+    details: Vec<u8>,
+}
+
+impl Status {
+    /// A status with a text that the caller's user may read. Keep secrets out of it.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            retryable: false,
+            message: message.into(),
+            details: Vec::new(),
+        }
+    }
+
+    /// The caller gave something that no state of the server would accept.
+    pub fn invalid_argument(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidArgument, message)
+    }
+
+    /// The server broke a promise of its own.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::Internal, message)
+    }
+
+    /// No such service or method here.
+    pub fn unimplemented(message: impl Into<String>) -> Self {
+        Self::new(Code::Unimplemented, message)
+    }
+
+    /// Nobody to serve the call now; later or elsewhere it may work.
+    pub fn unavailable(message: impl Into<String>) -> Self {
+        Self::new(Code::Unavailable, message)
+    }
+
+    /// A limit was reached.
+    pub fn resource_exhausted(message: impl Into<String>) -> Self {
+        Self::new(Code::ResourceExhausted, message)
+    }
+
+    /// The time allowed for the call passed.
+    pub fn deadline_exceeded(message: impl Into<String>) -> Self {
+        Self::new(Code::DeadlineExceeded, message)
+    }
+
+    /// The caller no longer wants the answer.
+    pub fn cancelled(message: impl Into<String>) -> Self {
+        Self::new(Code::Cancelled, message)
+    }
+
+    /// The same status, saying that the call did not run and may be sent again elsewhere.
+    #[must_use]
+    pub fn with_retryable(mut self, retryable: bool) -> Self {
+        self.retryable = retryable;
+        self
+    }
+
+    /// The same status with bytes for programs, commonly a serialized message.
+    #[must_use]
+    pub fn with_details(mut self, details: impl Into<Vec<u8>>) -> Self {
+        self.details = details.into();
+        self
+    }
+
+    /// Why the call ended.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// The text for people.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The bytes for programs; empty if there are none.
+    pub fn details(&self) -> &[u8] {
+        &self.details
+    }
+
+    /// Whether the server says that the call did not run.
+    pub fn retryable(&self) -> bool {
+        self.retryable
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.message)
+    }
+}
+
+impl std::error::Error for Status {}
+
+const ALL: [Code; 17] = [
+    Code::Ok,
+    Code::Cancelled,
+    Code::Unknown,
+    Code::InvalidArgument,
+    Code::DeadlineExceeded,
+    Code::NotFound,
+    Code::AlreadyExists,
+    Code::PermissionDenied,
+    Code::ResourceExhausted,
+    Code::FailedPrecondition,
+    Code::Aborted,
+    Code::OutOfRange,
+    Code::Unimplemented,
+    Code::Internal,
+    Code::Unavailable,
+    Code::DataLoss,
+    Code::Unauthenticated,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_survives_the_wire() {
+        for code in ALL {
+            assert_eq!(Code::from_wire(code.to_wire()), code);
+        }
+        assert_eq!(Code::from_wire(99), Code::Unknown);
+    }
+}

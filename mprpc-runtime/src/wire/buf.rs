@@ -1,0 +1,114 @@
+//! Buffers of one connection: what was read and not yet parsed, what waits to be written.
+
+use bytes::{Bytes, BytesMut};
+
+/// Bytes received that do not make a whole frame yet. An idle connection holds no memory here.
+#[derive(Debug, Default)]
+pub struct Inbox {
+    bytes: BytesMut,
+}
+
+impl Inbox {
+    /// Everything that waits.
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// True if nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// Appends what was read.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Drops the first `n` bytes, and all memory if nothing is left.
+    pub fn consume(&mut self, n: usize) {
+        if n >= self.bytes.len() {
+            self.bytes = BytesMut::new();
+        } else {
+            bytes::Buf::advance(&mut self.bytes, n);
+        }
+    }
+
+    /// Takes the first `n` bytes out without copying them.
+    pub fn take(&mut self, n: usize) -> Bytes {
+        self.bytes.split_to(n).freeze()
+    }
+}
+
+/// Bytes to be written. The memory goes back to the reactor when everything is out.
+#[derive(Debug, Default)]
+pub struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+    total: u64,
+}
+
+impl Output {
+    /// What is still to be written.
+    pub fn pending(&self) -> &[u8] {
+        &self.bytes[self.sent..]
+    }
+
+    /// True if nothing is to be written.
+    pub fn is_empty(&self) -> bool {
+        self.sent == self.bytes.len()
+    }
+
+    /// How many bytes wait.
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// The buffer to append frames to.
+    pub fn buffer(&mut self) -> &mut Vec<u8> {
+        &mut self.bytes
+    }
+
+    /// Notes that the socket took `n` bytes.
+    pub fn advance(&mut self, n: usize) {
+        self.sent += n;
+        self.total += n as u64;
+        if self.sent == self.bytes.len() {
+            self.sent = 0;
+            self.bytes.clear();
+        }
+    }
+
+    /// How many bytes the socket has taken since the connection began.
+    pub fn sent_in_all(&self) -> u64 {
+        self.total
+    }
+
+    /// The offset, counted like `sent_in_all`, at which the next appended byte will go out.
+    pub fn end_in_all(&self) -> u64 {
+        self.total + self.len() as u64
+    }
+
+    /// Forgets what waits.
+    pub fn clear(&mut self) {
+        self.sent = 0;
+        self.bytes.clear();
+    }
+
+    /// Takes the buffer's memory if nothing waits; `None` if something does or there is no memory.
+    pub fn reclaim(&mut self) -> Option<Vec<u8>> {
+        let spare = self.bytes.is_empty() && self.bytes.capacity() > 0;
+        spare.then(|| std::mem::take(&mut self.bytes))
+    }
+
+    /// Gives an empty buffer's memory; ignored if there is some already.
+    pub fn provide(&mut self, memory: Vec<u8>) {
+        if self.bytes.capacity() == 0 {
+            self.bytes = memory;
+        }
+    }
+}
