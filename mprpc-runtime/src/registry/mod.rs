@@ -4,6 +4,10 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 
 use crate::{error::Error, wire::Wire};
 
+pub mod direct;
+
+pub use direct::DirectRegistry;
+
 /// What a provider publishes: one process, one address, several services.
 #[derive(Clone, Debug)]
 pub struct Publication {
