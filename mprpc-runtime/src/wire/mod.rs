@@ -6,6 +6,11 @@
 use std::{borrow::Cow, fmt};
 
 pub mod buf;
+pub mod decoder;
+pub mod legacy;
+mod meta;
+pub mod mux;
+pub mod proto;
 
 /// Bytes that no peer of ours would send: the connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

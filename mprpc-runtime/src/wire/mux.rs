@@ -1,0 +1,201 @@
+//! Our multiplexed format: frames that carry a call's number, the same in both directions.
+//!
+//! ```text
+//!  0  magic "MRPC"    4  kind u8    5  flags u8    6  meta_len u16    8  body_len u32    12  call_id u64
+//! 20  meta: protobuf, then body: message bytes, then attachment; body_len counts both
+//! ```
+//!
+//! Integers are little endian. `proto/WIRE.md` is the full description, `proto/mux.proto` the metas.
+
+use super::WireError;
+pub use super::meta::{Hello, RequestMeta, ResponseMeta};
+
+/// The first bytes of every frame.
+pub const MAGIC: [u8; 4] = *b"MRPC";
+/// How many bytes stand before the meta.
+pub const HEADER_LEN: usize = 20;
+/// The version of the format that this module speaks.
+pub const VERSION: u32 = 1;
+/// The flag of a call's last frame in one direction.
+pub const END: u8 = 1;
+/// The call id of a GoAway that excludes no call yet.
+pub const EVERY_CALL: u64 = u64::MAX;
+/// The longest meta that a frame can carry.
+pub const MAX_META: usize = u16::MAX as usize;
+
+/// What a frame is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    /// The first frame of each side: what it is and what it can take.
+    Hello = 0,
+    /// Opens a call.
+    Request = 1,
+    /// Ends a call.
+    Response = 2,
+    /// The caller no longer wants the call's answer.
+    Cancel = 3,
+    /// Asks for a Pong with the same body.
+    Ping = 4,
+    /// Answers a Ping.
+    Pong = 5,
+    /// No calls above the frame's id were or will be executed.
+    GoAway = 6,
+    /// Reserved for streams.
+    Data = 7,
+}
+
+impl Kind {
+    /// The kind with this number; `None` for the numbers that version 1 does not know.
+    #[inline]
+    pub const fn from_wire(kind: u8) -> Option<Self> {
+        Some(match kind {
+            0 => Self::Hello,
+            1 => Self::Request,
+            2 => Self::Response,
+            3 => Self::Cancel,
+            4 => Self::Ping,
+            5 => Self::Pong,
+            6 => Self::GoAway,
+            7 => Self::Data,
+            _ => return None,
+        })
+    }
+}
+
+/// The fixed front of a frame. Sizes are in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// The number of a [`Kind`], or of one that is not known yet.
+    pub kind: u8,
+    /// Bit 0 is [`END`]; the others are ignored.
+    pub flags: u8,
+    /// The length of the meta.
+    pub meta_len: u16,
+    /// The length of message and attachment together.
+    pub body_len: u32,
+    /// The call, or 0 where the frame is about none.
+    pub call_id: u64,
+}
+
+impl Header {
+    /// Reads the header at the front of `bytes`; `None` if there are fewer than 20.
+    ///
+    /// # Errors
+    ///
+    /// If the magic is wrong, as soon as its first wrong byte is there.
+    #[inline]
+    pub fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
+            let n = bytes.len().min(MAGIC.len());
+            return if bytes[..n] == MAGIC[..n] {
+                Ok(None)
+            } else {
+                Err(WRONG_MAGIC)
+            };
+        };
+        let [
+            m0,
+            m1,
+            m2,
+            m3,
+            kind,
+            flags,
+            l0,
+            l1,
+            b0,
+            b1,
+            b2,
+            b3,
+            call_id @ ..,
+        ] = *header;
+        if [m0, m1, m2, m3] != MAGIC {
+            return Err(WRONG_MAGIC);
+        }
+        Ok(Some(Self {
+            kind,
+            flags,
+            meta_len: u16::from_le_bytes([l0, l1]),
+            body_len: u32::from_le_bytes([b0, b1, b2, b3]),
+            call_id: u64::from_le_bytes(call_id),
+        }))
+    }
+
+    /// The header's bytes.
+    #[inline]
+    pub fn encode(self) -> [u8; HEADER_LEN] {
+        let mut bytes = [0; HEADER_LEN];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4] = self.kind;
+        bytes[5] = self.flags;
+        bytes[6..8].copy_from_slice(&self.meta_len.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.body_len.to_le_bytes());
+        bytes[12..].copy_from_slice(&self.call_id.to_le_bytes());
+        bytes
+    }
+}
+
+impl Hello {
+    /// Appends the whole frame.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        let start = start_frame(out, Kind::Hello, 0, 0, |out| self.encode(out));
+        finish_frame(out, start);
+    }
+}
+
+/// Appends a header and the meta that `write_meta` writes; the caller appends the body and then
+/// calls [`finish_frame`] with the index that this returns.
+///
+/// The caller has made sure that the meta is at most [`MAX_META`] bytes. In a debug build a longer
+/// one panics; else its end becomes part of the body, so that the frames after it stay readable.
+#[inline]
+pub fn start_frame(
+    out: &mut Vec<u8>,
+    kind: Kind,
+    flags: u8,
+    call_id: u64,
+    write_meta: impl FnOnce(&mut Vec<u8>),
+) -> usize {
+    let start = out.len();
+    let header = Header {
+        kind: kind as u8,
+        flags,
+        meta_len: 0,
+        body_len: 0,
+        call_id,
+    };
+    out.extend_from_slice(&header.encode());
+    write_meta(out);
+    let len = out.len() - start - HEADER_LEN;
+    debug_assert!(
+        len <= MAX_META,
+        "a meta of {len} bytes does not fit in a frame"
+    );
+    let meta_len = u16::try_from(len).unwrap_or(u16::MAX);
+    out[start + 6..start + 8].copy_from_slice(&meta_len.to_le_bytes());
+    start
+}
+
+/// Completes the frame at `start`: its body is what was appended after the meta.
+///
+/// # Panics
+///
+/// If `start` is not what `start_frame` returned for `out`, or the body is over 4 GiB, which no
+/// peer's `max_body` allows.
+#[inline]
+pub fn finish_frame(out: &mut [u8], start: usize) {
+    let frame = &mut out[start..];
+    let meta_len = usize::from(u16::from_le_bytes([frame[6], frame[7]]));
+    let body_len = u32::try_from(frame.len() - HEADER_LEN - meta_len)
+        .expect("a body is checked against max_body, a u32");
+    frame[8..12].copy_from_slice(&body_len.to_le_bytes());
+}
+
+/// Appends a frame without meta: Cancel, Ping, Pong or GoAway.
+pub fn write_control(out: &mut Vec<u8>, kind: Kind, call_id: u64, body: &[u8]) {
+    let start = start_frame(out, kind, 0, call_id, |_| {});
+    out.extend_from_slice(body);
+    finish_frame(out, start);
+}
+
+const WRONG_MAGIC: WireError = WireError::new("a frame that does not begin with \"MRPC\"");
