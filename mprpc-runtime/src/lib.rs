@@ -1,6 +1,7 @@
 //! mprpc: a small, blocking-first protobuf RPC runtime.
 
 pub mod config;
+pub mod connection;
 pub mod error;
 pub mod registry;
 pub mod status;

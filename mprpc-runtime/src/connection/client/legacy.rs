@@ -1,0 +1,69 @@
+//! The client's side of the legacy wire: one call a connection; the reply ends with the connection.
+
+use std::time::{Duration, Instant};
+
+use super::{ClientConnection, Phase, Sink};
+use crate::{
+    connection::{
+        Body, Metadata,
+        call::{Failure, Received},
+    },
+    error::Ran,
+    status::Status,
+};
+
+impl<C> ClientConnection<C> {
+    pub(super) fn receive_legacy(&mut self, bytes: &[u8], sink: Sink<'_, C>) {
+        let limit = self.settings.max_body;
+        if self.inbox.len() + bytes.len() > limit as usize {
+            let text = format!("the legacy reply is over max_body, {limit} bytes here");
+            self.phase = Phase::Reset;
+            return self.fail_legacy(Status::resource_exhausted(text), sink);
+        }
+        self.inbox.push(bytes);
+    }
+
+    /// The reply is complete: hands it to its call.
+    pub(super) fn deliver_legacy(&mut self, sink: Sink<'_, C>) {
+        let reply = self.inbox.take(self.inbox.len());
+        let Some((_, call)) = self.calls.drain().next() else {
+            return;
+        };
+        if reply.is_empty() && !call.start.empty_ok && !self.settings.legacy_empty {
+            // A dying callee looks the same as a message of defaults.
+            let text = "the legacy peer ended the connection without a byte of reply; if it may answer with \
+                        a message of defaults, set legacy_empty = default";
+            let failure = Failure {
+                ran: Ran::Maybe,
+                status: Status::unavailable(text),
+            };
+            return sink(call.start.done, Err(failure));
+        }
+        let received = Received {
+            body: Body::Shared(reply),
+            attachment: &[],
+            metadata: Metadata::default(),
+        };
+        sink(call.start.done, Ok(received));
+    }
+
+    fn fail_legacy(&mut self, status: Status, sink: Sink<'_, C>) {
+        for (_, call) in self.calls.drain() {
+            sink(
+                call.start.done,
+                Err(Failure {
+                    ran: Ran::Maybe,
+                    status: status.clone(),
+                }),
+            );
+        }
+    }
+
+    /// When a reply without an end of its own counts as complete.
+    pub(super) fn legacy_quiet_at(&self) -> Option<Instant> {
+        (self.settings.legacy_quiet && !self.inbox.is_empty()).then(|| self.heard + QUIET)
+    }
+}
+
+/// Long enough for the segments of one write on a local network.
+const QUIET: Duration = Duration::from_millis(100);

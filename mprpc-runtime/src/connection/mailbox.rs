@@ -1,0 +1,208 @@
+//! The mailbox of a reactor: how other threads reach its connections, and how answers get out.
+//!
+//! Everything that concerns a connection and comes from elsewhere is posted here: answers of
+//! handlers, calls to start, cancels. Bytes of all posts share one buffer, so posting allocates
+//! nothing once that buffer has grown. The reactor is woken only when it sleeps, once.
+//!
+//! A handler that runs inside a reactor's turn needs no post: its connection opened the mailbox for
+//! answers (`lend`), which are encoded into a buffer that becomes the connection's output (`reclaim`).
+
+use std::{
+    any::Any,
+    ops::Range,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use super::{ConnId, call::Completion};
+
+/// What can be posted to a connection.
+pub enum Command {
+    /// The answer to a call of the peer, as bytes of the wire; `failed` answers have none on the legacy wire.
+    Answer {
+        /// The peer's id of the call.
+        call: u64,
+        /// Whether the call failed.
+        failed: bool,
+    },
+    /// A call to start; the bytes are its frame, in which the id is still to be filled in.
+    Start {
+        /// Names the call for `Cancel`; 0 if it cannot be cancelled.
+        tag: u64,
+        /// When the call must have ended.
+        deadline: Instant,
+        /// Whether a legacy reply of no bytes is a message.
+        empty_ok: bool,
+        /// Gets the outcome.
+        done: Completion,
+    },
+    /// The caller lost interest in the call with this tag.
+    Cancel(u64),
+    /// Take no new calls, finish the running ones, close.
+    Drain,
+    /// Close now, telling the peer why.
+    Close(&'static str),
+    /// For connections written outside of this crate.
+    Custom(Box<dyn Any + Send>),
+}
+
+/// One reactor's mailbox. Bounded by bytes: starting calls is refused beyond the limit; answers
+/// are always taken, because the calls they belong to are bounded.
+pub struct Mailbox {
+    inner: Mutex<Inner>,
+    wake: Box<dyn Fn() + Send + Sync>,
+    max_bytes: usize,
+}
+
+/// Posts taken out by the reactor, with the buffer that their bytes lie in.
+#[derive(Default)]
+pub struct Posts {
+    bytes: Vec<u8>,
+    list: Vec<(ConnId, Command, Range<usize>)>,
+}
+
+#[derive(Default)]
+struct Inner {
+    posts: Posts,
+    asleep: bool,
+    /// The connection whose bytes the reactor is handling: calls with ids above the given one were
+    /// begun in this turn and answer into `answers`.
+    lent: Option<(ConnId, u64)>,
+    answers: Vec<u8>,
+    answered: Vec<(u64, bool)>,
+}
+
+impl Mailbox {
+    /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
+    /// to start while fewer than `max_bytes` of posts wait.
+    pub fn new(max_bytes: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self {
+            inner: Mutex::default(),
+            wake: Box::new(wake),
+            max_bytes,
+        }
+    }
+
+    /// Posts `command` to `conn`; `write` appends the bytes that go with it.
+    pub fn post(&self, conn: ConnId, command: Command, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut inner = self.lock();
+        inner.push(conn, command, write);
+        self.release(inner);
+    }
+
+    /// Posts a call to start.
+    ///
+    /// # Errors
+    /// Gives `command` back, unposted, if too many bytes wait already.
+    pub fn try_post(
+        &self,
+        conn: ConnId,
+        command: Command,
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), Command> {
+        let mut inner = self.lock();
+        if inner.posts.bytes.len() > self.max_bytes {
+            return Err(command);
+        }
+        inner.push(conn, command, write);
+        self.release(inner);
+        Ok(())
+    }
+
+    /// Answers `call` of `conn`: straight into the connection's output if the reactor is handling
+    /// that very call, else by a post.
+    pub fn answer(&self, conn: ConnId, call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        let mut inner = self.lock();
+        match inner.lent {
+            Some((lender, above)) if lender == conn && call > above => {
+                write(&mut inner.answers);
+                inner.answered.push((call, failed));
+            }
+            _ => {
+                inner.push(conn, Command::Answer { call, failed }, write);
+                self.release(inner);
+            }
+        }
+    }
+
+    /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
+    pub fn lend(&self, conn: ConnId, above: u64) {
+        self.lock().lent = Some((conn, above));
+    }
+
+    /// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and
+    /// appends their answers to `out`, without a copy if `out` is empty.
+    pub fn reclaim(&self, out: &mut Vec<u8>, mut each: impl FnMut(u64, bool)) {
+        let mut inner = self.lock();
+        inner.lent = None;
+        for (call, failed) in inner.answered.drain(..) {
+            each(call, failed);
+        }
+        if inner.answers.is_empty() {
+            // Not swapped, or a connection without answers would walk off with the memory.
+        } else if out.is_empty() {
+            std::mem::swap(out, &mut inner.answers);
+        } else {
+            out.append(&mut inner.answers);
+        }
+    }
+
+    /// Swaps everything posted into `posts`, which must be empty. If nothing was and `sleep` is
+    /// set, the next post will wake the reactor. Returns whether there are posts.
+    pub fn take(&self, posts: &mut Posts, sleep: bool) -> bool {
+        let mut inner = self.lock();
+        let any = !inner.posts.list.is_empty();
+        if any {
+            std::mem::swap(&mut inner.posts, posts);
+        }
+        inner.asleep = sleep && !any;
+        any
+    }
+
+    /// Wakes the reactor if it sleeps.
+    pub fn wake(&self) {
+        self.release(self.lock());
+    }
+
+    fn release(&self, mut inner: MutexGuard<'_, Inner>) {
+        let wake = std::mem::take(&mut inner.asleep);
+        drop(inner);
+        if wake {
+            (self.wake)();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn push(&mut self, conn: ConnId, command: Command, write: impl FnOnce(&mut Vec<u8>)) {
+        let start = self.posts.bytes.len();
+        write(&mut self.posts.bytes);
+        let range = start..self.posts.bytes.len();
+        self.posts.list.push((conn, command, range));
+    }
+}
+
+impl Posts {
+    /// Hands every post to `each`, in order, and is empty afterwards.
+    pub fn drain(&mut self, mut each: impl FnMut(ConnId, Command, &[u8])) {
+        let bytes = &self.bytes;
+        for (conn, command, range) in self.list.drain(..) {
+            each(conn, command, &bytes[range]);
+        }
+        self.bytes.clear();
+        if self.bytes.capacity() > KEEP {
+            self.bytes = Vec::new();
+        }
+    }
+}
+
+/// How long a server waits between the two steps of a drain for the peer's Pong, and after its
+/// FIN for the peer's.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// A burst may grow the shared buffer; above this size it is given back.
+const KEEP: usize = 1 << 20;

@@ -1,0 +1,99 @@
+//! Connections: the state machines of one TCP connection each, without a socket, a thread or a clock.
+//!
+//! A driver owns the socket. It hands in what it read and what others posted, always with the
+//! current time, and carries out what the connection asks for: bytes to write (`output`), an end
+//! (`intent`) and the next moment to be called (`next_timeout`). Three drivers exist: the
+//! reactor, the calling thread of a blocking call, and the in-memory pair of the tests.
+//!
+//! ```text
+//!             bytes read            bytes to write
+//!   driver ---------------> connection -----------> driver
+//!             posts, time           intent, next_timeout
+//!                                   calls -> Dispatch (server) or completions (client)
+//! ```
+
+use std::{io, time::Instant};
+
+use crate::wire::buf::Output;
+
+pub mod call;
+pub mod calls;
+pub mod cancel;
+pub mod client;
+pub mod mailbox;
+pub mod server;
+
+pub use call::{Body, Dispatch, Incoming, Metadata, Ticket};
+pub use cancel::CancelToken;
+pub use mailbox::{Command, Mailbox};
+
+/// Names a connection within its reactor. Never reused, so a late post cannot reach a stranger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ConnId(pub u64);
+
+/// What a connection wants its driver to do once `output` is empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Intent {
+    /// Go on.
+    Open,
+    /// Send FIN, go on reading.
+    ShutDown,
+    /// Close at once; the other side has everything or is gone.
+    Close,
+    /// Close with a reset, at once, whatever `output` holds.
+    Reset,
+}
+
+/// What a reactor drives. Implement it to speak a protocol of your own on the reactor layer.
+///
+/// Every method gets the driver's idea of the current time. None may block.
+pub trait Connection: Send {
+    /// The connect of an outgoing connection succeeded.
+    fn connected(&mut self, _now: Instant) {}
+
+    /// Bytes arrived.
+    fn receive(&mut self, bytes: &[u8], now: Instant);
+
+    /// Room to read the middle of a large frame into, which spares a copy; `filled` follows.
+    fn room(&mut self) -> Option<&mut [u8]> {
+        None
+    }
+
+    /// The first `n` bytes of `room` were read.
+    fn filled(&mut self, _n: usize, _now: Instant) {}
+
+    /// The peer sent FIN. More bytes will not come.
+    fn eof(&mut self, now: Instant);
+
+    /// The socket is gone, by a reset or an error, or could not be connected. The last call made
+    /// to a connection.
+    fn lost(&mut self, error: &io::Error, now: Instant);
+
+    /// Somebody posted `command` with `bytes`.
+    fn post(&mut self, command: Command, bytes: &[u8], now: Instant);
+
+    /// What is to be written. The driver calls `written` after it took some of it.
+    fn output(&mut self) -> &mut Output;
+
+    /// The driver wrote some or all of `output`.
+    fn written(&mut self, _now: Instant) {}
+
+    /// Whether the connection takes bytes now. While false the driver leaves them in the socket.
+    fn wants_read(&self) -> bool {
+        true
+    }
+
+    /// What to do once `output` is empty.
+    fn intent(&self) -> Intent;
+
+    /// When `timeout` wants to be called. May be early, may change with every call.
+    fn next_timeout(&self) -> Option<Instant>;
+
+    /// The time of `next_timeout` has come.
+    fn timeout(&mut self, now: Instant);
+
+    /// Why the connection ends, if that is worth a line in the log.
+    fn reason(&self) -> Option<&str> {
+        None
+    }
+}

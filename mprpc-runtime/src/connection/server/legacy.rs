@@ -1,0 +1,67 @@
+//! The server's side of the legacy wire: one call, one reply, FIN; a failure is told by a reset.
+
+use std::time::Instant;
+
+use super::{Phase, Progress, ServerConnection};
+use crate::{
+    connection::{Body, Incoming, Metadata, Ticket},
+    wire::{Dialect, Step, Wire, legacy},
+};
+
+impl ServerConnection {
+    pub(super) fn legacy_request(
+        &mut self,
+        dialect: Dialect,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Progress {
+        let (head, used) =
+            match legacy::decode_head(dialect, bytes, self.settings.max_header as usize) {
+                Ok(Step::Need(_)) => return Progress::Wait,
+                Ok(Step::Done(head, used)) => (head, used),
+                Err(error) => {
+                    self.reset(error.0);
+                    return Progress::Used(0);
+                }
+            };
+        if head.args_size > self.settings.max_body {
+            self.reset("a legacy request over max_body");
+            return Progress::Used(0);
+        }
+        let total = used + head.args_size as usize;
+        let Some(args) = bytes.get(used..total) else {
+            return Progress::Wait;
+        };
+        self.last_id += 1;
+        let wire = Wire::Legacy(dialect);
+        let ticket = Ticket::new(self.mailbox.clone(), self.id, self.last_id, wire, u32::MAX);
+        let entry = self.calls.insert(self.last_id, Default::default());
+        self.dispatch.dispatch(Incoming {
+            service: head.service,
+            method: head.method,
+            body: Body::Slice(args),
+            attachment: &[],
+            metadata: Metadata::default(),
+            deadline: None,
+            received: now,
+            peer: self.peer,
+            cancel: &mut entry.cancel,
+            ticket,
+        });
+        Progress::Used(total)
+    }
+
+    /// The running call ended; its reply, if it has one, is in the output.
+    pub(super) fn legacy_answered(&mut self, failed: bool, now: Instant) {
+        if failed {
+            // A clean end without bytes would be a message of defaults to a C++ caller.
+            self.reset("a legacy call failed, which only a reset can tell");
+        } else if !self.keeps_legacy() {
+            self.linger(now);
+        }
+    }
+
+    fn keeps_legacy(&self) -> bool {
+        self.settings.legacy_keep || matches!(self.phase, Phase::Legacy(Dialect::Varint))
+    }
+}
