@@ -115,8 +115,12 @@ fn varint(first: &[u8]) -> Fit {
     };
     match proto::varint(name) {
         Ok(Some((len, bytes))) => Fit::yes_if(len > 0 && 1 + bytes + len as usize <= size),
-        // Three bytes of length count more than any size that two bytes hold.
-        Ok(None) => Fit::maybe_if(name.len() < 2 && (name.is_empty() || size > 0x7F)),
+        Ok(None) => match *name {
+            [] => Fit::Maybe,
+            // With its second byte the length will be at least 128 more than the first says.
+            [low] => Fit::maybe_if(3 + 128 + usize::from(low & 0x7F) <= size),
+            _ => Fit::No,
+        },
         Err(_) => Fit::No,
     }
 }
