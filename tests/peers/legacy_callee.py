@@ -81,7 +81,7 @@ class Callee:
             if len(args) != last(header, 3, 0):
                 raise ValueError(f"{len(args)} bytes of arguments came, {last(header, 3, 0)} were announced")
             service, method = last(header, 1, b"").decode(), last(header, 2, b"").decode()
-            if (service, method) != (USER, "Login"):
+            if (service, method) != (self.options.service, "Login"):
                 raise ValueError(f"{service}.{method} is not served here")
             message = fields(args)
         except (ValueError, IndexError) as error:
@@ -143,6 +143,7 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--zk", type=common.address, help="ip:port of ZooKeeper; without it nothing is registered")
     parser.add_argument("--session", type=int, default=30_000, help="session time-out in ms")
+    parser.add_argument("--service", default=USER, help="the short name that is registered and served")
     parser.add_argument("--dialect", choices=["le", "be", "varint"], default="le")
     parser.add_argument("--mode", choices=list(MODES), default="normal")
     parser.add_argument("--delay", type=float, default=0.02, help="seconds that a call takes")
@@ -154,12 +155,12 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: callee.done.set())
     listener = listen("127.0.0.1", options.port)
     addr = listener.getsockname()
-    path = f"/{USER}/Login"
+    path = f"/{options.service}/Login"
     if options.zk:
         session = jute.Session(options.zk, options.session)
         register(session, addr, path)
     else:
-        print(f"to register: create /{USER} (persistent, no data), then {path} (ephemeral) with data {addr[0]}:{addr[1]}", flush=True)
+        print(f"to register: create /{options.service} (persistent, no data), then {path} (ephemeral) with data {addr[0]}:{addr[1]}", flush=True)
     threading.Thread(target=callee.accept, args=(listener,), daemon=True).start()
     print("listening on %s:%d" % addr, flush=True)
     ended = callee.done.wait(options.limit)

@@ -5,7 +5,8 @@
 
 It prints `listening on 127.0.0.1:PORT`. With it the clients are known to work before they judge another
 provider, and callers can be tried against replies that come late and out of order (`--shuffle`).
-One thread a connection; it is meant to be read, not to be fast.
+One thread a connection; it is meant to be read, not to be fast. `--fault` breaks one rule on purpose: the
+clients must notice.
 """
 
 import argparse
@@ -17,8 +18,22 @@ import time
 
 import common
 from common import PACKAGE, data, fields, last, number
-from mux_client import (CANCEL, CANCELLED, DATA, DEADLINE_EXCEEDED, END, GOAWAY, HEADER, HELLO, INVALID_ARGUMENT, MAGIC, NO_CALL,
+from mux_client import (CANCEL, DATA, DEADLINE_EXCEEDED, END, GOAWAY, HEADER, HELLO, INVALID_ARGUMENT, MAGIC,
                         PING, PONG, REQUEST, RESOURCE_EXHAUSTED, RESPONSE, UNIMPLEMENTED, frame, hello)
+
+
+FAULTS = {
+    "clean-close": "a refused legacy call ends with FIN instead of a reset",
+    "pieces": "a legacy reply leaves in two segments",
+    "twice": "a mux call is answered twice",
+    "ids": "a call id may be used again",
+    "silent-end": "a mux connection ends without GoAway",
+    "goaway-id": "GoAway names call 0, whatever ran",
+    "pong": "Pong does not echo",
+    "end-flag": "a Response has no END",
+    "expired": "an expired call runs",
+    "limit": "a body over the limit ends the connection",
+}
 
 
 class Bad(Exception):
@@ -138,8 +153,8 @@ def legacy(sock, reader, dialect, options):
                 raise ValueError("arguments too long")
             reply = common.answer(last(header, 1, b"").decode(), last(header, 2, b"").decode(), reader.take(args_size))
         except (ValueError, KeyError, TypeError):
-            return reset(sock)
-        sock.sendall(reply)
+            return close(sock) if options.fault == "clean-close" else reset(sock)
+        common.send_split(sock, reply, 2 if options.fault == "pieces" else 0, 0.02)
         if dialect != "varint":
             return close(sock)
 
@@ -148,7 +163,7 @@ class Mux:
     def __init__(self, sock, reader, options):
         self.sock, self.reader, self.options = sock, reader, options
         self.last, self.greeted, self.waiting, self.pings = 0, False, [], 0
-        self.caller_max_body = 0
+        self.caller_max_body, self.fault = 0, options.fault
 
     def run(self):
         self.sock.sendall(hello(instance=random.getrandbits(63) | 1, max_header=65_535, max_body=self.options.max_body,
@@ -163,7 +178,8 @@ class Mux:
             self.flush()
         except Bad as bad:
             self.flush()
-            self.sock.sendall(frame(GOAWAY, self.last, body=str(bad).encode()))
+            if self.fault != "silent-end":
+                self.sock.sendall(frame(GOAWAY, 0 if self.fault == "goaway-id" else self.last, body=str(bad).encode()))
         close(self.sock)
 
     def frame(self):
@@ -178,10 +194,12 @@ class Mux:
             raise Bad(f"a body of {body_len} bytes")
         meta = self.reader.take(meta_len)
         if kind == REQUEST:
-            if call <= self.last:
+            if call <= self.last and self.fault != "ids":
                 raise Bad(f"call id {call} after {self.last}")
             self.last = call
         if body_len > self.options.max_body:
+            if self.fault == "limit":
+                raise Bad("too large")
             self.reader.skip(body_len)
             if kind == REQUEST:
                 self.status(call, RESOURCE_EXHAUSTED, f"{body_len} bytes, max_body is {self.options.max_body}")
@@ -192,7 +210,7 @@ class Mux:
         elif kind == REQUEST:
             self.request(call, flags, meta, body)
         elif kind == PING:
-            self.sock.sendall(frame(PONG, body=body))
+            self.sock.sendall(frame(PONG, body=b"" if self.fault == "pong" else body))
         elif kind == RESPONSE:
             raise Bad("a Response to a server")
         elif kind == DATA:
@@ -225,7 +243,7 @@ class Mux:
             return self.status(call, UNIMPLEMENTED, "a request without END")
         if last(message, 5, 0):
             return self.status(call, UNIMPLEMENTED, "unknown compression")
-        if message.get(3) == [0]:
+        if message.get(3) == [0] and self.fault != "expired":
             return self.status(call, DEADLINE_EXCEEDED, "expired on arrival")
         package, _, short = service.rpartition(".")
         try:
@@ -242,7 +260,8 @@ class Mux:
         self.respond(call, number(1, code) + data(2, message), b"")
 
     def respond(self, call, meta, body):
-        self.waiting.append((call, frame(RESPONSE, call, meta, body, END)))
+        answer = frame(RESPONSE, call, meta, body, 0 if self.fault == "end-flag" else END)
+        self.waiting += [(call, answer)] * (2 if self.fault == "twice" else 1)
 
     def flush(self):
         if self.options.shuffle:
@@ -265,6 +284,7 @@ def main():
     parser.add_argument("--max-body", type=int, default=4 << 20)
     parser.add_argument("--request-timeout", type=float, default=10.0)
     parser.add_argument("--shuffle", action="store_true", help="answer what is waiting in random order")
+    parser.add_argument("--fault", choices=list(FAULTS), help="; ".join(f"{k}: {v}" for k, v in FAULTS.items()))
     options = parser.parse_args()
     listener = listen("127.0.0.1", options.port)
     print("listening on %s:%d" % listener.getsockname(), flush=True)
