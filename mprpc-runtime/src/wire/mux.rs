@@ -48,18 +48,10 @@ pub enum Kind {
 impl Kind {
     /// The kind with this number; `None` for the numbers that version 1 does not know.
     #[inline]
-    pub const fn from_wire(kind: u8) -> Option<Self> {
-        Some(match kind {
-            0 => Self::Hello,
-            1 => Self::Request,
-            2 => Self::Response,
-            3 => Self::Cancel,
-            4 => Self::Ping,
-            5 => Self::Pong,
-            6 => Self::GoAway,
-            7 => Self::Data,
-            _ => return None,
-        })
+    pub fn from_wire(kind: u8) -> Option<Self> {
+        use Kind::*;
+        let kinds = [Hello, Request, Response, Cancel, Ping, Pong, GoAway, Data];
+        kinds.get(usize::from(kind)).copied()
     }
 }
 
