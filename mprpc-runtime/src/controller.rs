@@ -1,0 +1,218 @@
+//! Controllers and options: what goes along with a call beside its messages.
+//!
+//! `CallOptions` and `MprpcController` are the caller's, `Controller` is the handler's.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    connection::{CancelToken, Metadata, call::ReplyExtras},
+    error::Error,
+    descriptor::MethodDescriptor,
+    status::Code,
+};
+
+/// How a call is to be made. What is not set here comes from the method's options in the .proto
+/// file, then from the configuration.
+///
+/// ```
+/// use std::time::Duration;
+/// let options = mprpc_runtime::CallOptions::new().timeout(Duration::from_millis(200));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct CallOptions {
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) metadata: Metadata,
+    pub(crate) attachment: Bytes,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) controller: Option<MprpcController>,
+}
+
+impl CallOptions {
+    /// Options that change nothing.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The time from the call to the decoded reply. Never infinite: more than a year counts as one.
+    #[must_use]
+    pub fn timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout.min(Duration::from_secs(365 * 24 * 3600)));
+        self
+    }
+
+    /// Sends a key and a value along with the request.
+    #[must_use]
+    pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
+        self.metadata.set(key, value);
+        self
+    }
+
+    /// Sends bytes beside the message, which spares serializing them.
+    #[must_use]
+    pub fn attachment(mut self, bytes: impl Into<Bytes>) -> Self {
+        self.attachment = bytes.into();
+        self
+    }
+
+    /// Ends the call when `token` is cancelled.
+    #[must_use]
+    pub fn cancel_with(mut self, token: CancelToken) -> Self {
+        self.cancel = Some(token);
+        self
+    }
+}
+
+/// The caller's controller as people know it from the C++ framework: it remembers how the last
+/// call made under it ended. Clones share one state.
+#[derive(Clone, Debug, Default)]
+pub struct MprpcController(Arc<Mutex<Outcome>>);
+
+#[derive(Debug, Default)]
+struct Outcome {
+    failure: Option<(Code, String)>,
+    extras: ReplyExtras,
+    cancel: CancelToken,
+}
+
+impl MprpcController {
+    /// A controller that has seen no call.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether the last call failed.
+    pub fn failed(&self) -> bool {
+        self.lock().failure.is_some()
+    }
+
+    /// Why the last call failed; empty if it did not.
+    pub fn error_text(&self) -> String {
+        self.lock()
+            .failure
+            .as_ref()
+            .map_or_else(String::new, |(_, text)| text.clone())
+    }
+
+    /// The code that the last call ended with.
+    pub fn code(&self) -> Code {
+        self.lock()
+            .failure
+            .as_ref()
+            .map_or(Code::Ok, |(code, _)| *code)
+    }
+
+    /// Marks the call as failed, as C++ code does.
+    pub fn set_failed(&mut self, text: impl Into<String>) {
+        self.lock().failure = Some((Code::Unknown, text.into()));
+    }
+
+    /// Forgets everything, so that the controller can go along with another call.
+    pub fn reset(&mut self) {
+        *self.lock() = Outcome::default();
+    }
+
+    /// Ends the calls made under this controller, here and, as far as it can still be reached, at
+    /// the server. May be called from any thread, on a clone.
+    pub fn start_cancel(&self) {
+        let cancel = self.lock().cancel.clone();
+        cancel.cancel();
+    }
+
+    /// Whether `start_cancel` was called since the last `reset`.
+    pub fn is_canceled(&self) -> bool {
+        self.lock().cancel.is_cancelled()
+    }
+
+    /// A key's value in the last response.
+    pub fn response_metadata(&self, key: &str) -> Option<Vec<u8>> {
+        self.lock().extras.metadata.get(key).map(<[u8]>::to_vec)
+    }
+
+    /// The bytes that came beside the last response.
+    pub fn response_attachment(&self) -> Vec<u8> {
+        self.lock().extras.attachment.clone()
+    }
+
+    pub(crate) fn token(&self) -> CancelToken {
+        self.lock().cancel.clone()
+    }
+
+    pub(crate) fn record<T>(&self, result: &Result<T, Error>, extras: ReplyExtras) {
+        let mut outcome = self.lock();
+        outcome.failure = result
+            .as_ref()
+            .err()
+            .map(|error| (error.code(), error.to_string()));
+        outcome.extras = extras;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Outcome> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The handler's controller: what it may want to know of the call it serves.
+#[derive(Debug)]
+pub struct Controller {
+    pub(crate) method: &'static MethodDescriptor,
+    pub(crate) deadline: Option<Instant>,
+    pub(crate) peer: Option<SocketAddr>,
+    pub(crate) metadata: Metadata,
+    pub(crate) attachment: Bytes,
+    pub(crate) cancel: Option<CancelToken>,
+}
+
+impl Controller {
+    /// The method that was called.
+    pub fn method(&self) -> &'static MethodDescriptor {
+        self.method
+    }
+
+    /// When the caller stops waiting; `None` if it did not say, as legacy callers cannot.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The time left until the deadline, zero once it has passed.
+    pub fn remaining(&self) -> Option<Duration> {
+        self.deadline
+            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+    }
+
+    /// The address of the caller; `None` for a caller in this process.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// Key and value pairs that the caller sent along.
+    pub fn metadata(&self) -> &Metadata {
+        &self.metadata
+    }
+
+    /// Bytes that the caller sent beside the message.
+    pub fn attachment(&self) -> &Bytes {
+        &self.attachment
+    }
+
+    /// Whether the caller is gone or no longer wants the answer.
+    ///
+    /// A method that runs inline on the reactor cannot learn of it: the reactor that would tell is
+    /// the thread it runs on.
+    pub fn is_canceled(&self) -> bool {
+        self.cancel.as_ref().is_some_and(CancelToken::is_cancelled)
+    }
+
+    /// Runs `hook` when the call is cancelled, on a reactor's thread: it must not block. The same
+    /// limit as for `is_canceled` holds.
+    pub fn notify_on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        if let Some(cancel) = &self.cancel {
+            cancel.on_cancel(hook);
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! The trait behind every stub: something that carries a call to a service and brings the answer.
+
+use std::time::{Duration, Instant};
+
+use protobuf::MessageDyn;
+
+use crate::{
+    connection::{
+        Body,
+        call::{Received, ReplyExtras},
+    },
+    controller::CallOptions,
+    error::{CallError, Error, Ran},
+    reactor,
+    descriptor::MethodDescriptor,
+    status::Status,
+};
+
+/// One call on its way out.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// What to call.
+    pub method: &'static MethodDescriptor,
+    /// With what.
+    pub request: &'a dyn MessageDyn,
+    /// How.
+    pub options: &'a CallOptions,
+}
+
+/// Gets the outcome of a call, once.
+pub type Done = Box<dyn FnOnce(Result<Received<'_>, Error>) + Send>;
+
+/// Carries calls. `MprpcChannel` does it over the network; write your own for proxies, mocks and
+/// decorators.
+pub trait RpcChannel: Send + Sync {
+    /// Starts a call and returns. `done` runs exactly once, on a thread of the channel or on this
+    /// one, at the latest when the time allowed is over; it must not block.
+    fn call_method(&self, call: Call<'_>, done: Done);
+
+    /// Makes a call, waits, and parses the answer into `response`. Returns what came beside it.
+    ///
+    /// # Errors
+    /// The call failed; see [`Error::did_not_run`].
+    fn call_blocking(
+        &self,
+        call: Call<'_>,
+        response: &mut dyn MessageDyn,
+    ) -> Result<ReplyExtras, Error> {
+        refuse_on_reactor(call.method)?;
+        let began = Instant::now();
+        let allowed = call.timeout(DEFAULT_TIMEOUT);
+        let (tell, told) = crossbeam_channel::bounded(1);
+        self.call_method(
+            call,
+            Box::new(move |result| {
+                let owned = result.map(|received| {
+                    let extras = extras(&received);
+                    (received.body.into_owned(), extras)
+                });
+                // Nobody listens any more if the wait below ran out.
+                let _ = tell.send(owned);
+            }),
+        );
+        let late = |_| {
+            let status = Status::deadline_exceeded("the channel did not end the call in time");
+            Err(call.error(status, Ran::Maybe, began.elapsed(), allowed))
+        };
+        let (body, extras): (Body<'static>, _) =
+            told.recv_timeout(allowed + SLACK).unwrap_or_else(late)?;
+        parse_response(call.method, &body, response, || (began.elapsed(), allowed))?;
+        Ok(extras)
+    }
+}
+
+impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
+    fn call_method(&self, call: Call<'_>, done: Done) {
+        (**self).call_method(call, done);
+    }
+
+    fn call_blocking(
+        &self,
+        call: Call<'_>,
+        response: &mut dyn MessageDyn,
+    ) -> Result<ReplyExtras, Error> {
+        (**self).call_blocking(call, response)
+    }
+}
+
+impl Call<'_> {
+    /// The time allowed: the caller's, else the method's, else `default`.
+    pub fn timeout(&self, default: Duration) -> Duration {
+        self.options
+            .timeout
+            .or(self.method.timeout)
+            .unwrap_or(default)
+    }
+
+    /// A failure of this call before any peer was chosen.
+    pub fn error(&self, status: Status, ran: Ran, elapsed: Duration, allowed: Duration) -> Error {
+        let method = self.method.path();
+        Error::Call(Box::new(CallError {
+            status,
+            ran,
+            method,
+            peer: None,
+            attempt: 1,
+            elapsed,
+            allowed,
+        }))
+    }
+}
+
+/// What came beside the message, free of the read buffer.
+pub(crate) fn extras(received: &Received<'_>) -> ReplyExtras {
+    ReplyExtras {
+        metadata: received.metadata.clone(),
+        attachment: received.attachment.to_vec(),
+    }
+}
+
+/// Parses a response; one that cannot be parsed is an INTERNAL error of the call.
+pub(crate) fn parse_response(
+    method: &'static MethodDescriptor,
+    body: &Body<'_>,
+    response: &mut dyn MessageDyn,
+    time: impl FnOnce() -> (Duration, Duration),
+) -> Result<(), Error> {
+    body.parse_into(response).map_err(|error| {
+        let status = Status::internal(format!(
+            "the response is no {}: {error}",
+            method.response_type
+        ));
+        let (elapsed, allowed) = time();
+        let (method, ran) = (method.path(), Ran::Maybe);
+        Error::Call(Box::new(CallError {
+            status,
+            ran,
+            method,
+            peer: None,
+            attempt: 1,
+            elapsed,
+            allowed,
+        }))
+    })
+}
+
+/// Waiting on a reactor's thread would wait for that very thread.
+pub(crate) fn refuse_on_reactor(method: &'static MethodDescriptor) -> Result<(), Error> {
+    if !reactor::on_reactor_thread() {
+        return Ok(());
+    }
+    let path = method.path();
+    Err(Error::Usage(format!(
+        "{path} was called blocking on a reactor's thread, which would stall it: use the callback or the \
+         future form there, or run the calling method on the worker pool"
+    )))
+}
+
+/// The `timeout` setting's default.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How much later than promised a channel may end a call before the wait gives up on it.
+const SLACK: Duration = Duration::from_millis(250);

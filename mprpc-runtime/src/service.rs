@@ -1,0 +1,157 @@
+//! Services: what a provider serves, and how a call reaches its handler and its answer the caller.
+
+use std::{
+    collections::HashSet,
+    marker::PhantomData,
+    sync::{Mutex, PoisonError},
+};
+
+use protobuf::MessageFull;
+
+use crate::{
+    connection::{Body, Incoming, Ticket, call::ReplyExtras},
+    controller::Controller,
+    descriptor::{MethodDescriptor, ServiceDescriptor},
+    status::Status,
+    wire::Wire,
+};
+
+/// Something that serves calls. Generated code implements it; so may proxies and mocks.
+pub trait Service: Send + Sync {
+    /// What it serves.
+    fn descriptor(&self) -> &'static ServiceDescriptor;
+
+    /// Serves a call of the method at this place in the descriptor.
+    fn call_method(&self, method: usize, call: ServerCall<'_>);
+}
+
+/// One call on its way to its handler.
+#[derive(Debug)]
+pub struct ServerCall<'a> {
+    controller: Controller,
+    body: Body<'a>,
+    ticket: Ticket,
+}
+
+impl<'a> ServerCall<'a> {
+    /// A call of `method`, as `incoming` has it.
+    pub(crate) fn new(
+        method: &'static MethodDescriptor,
+        incoming: Incoming<'a>,
+        cancellable: bool,
+    ) -> Self {
+        let cancel = cancellable.then(|| incoming.cancel.get_or_insert_default().clone());
+        let controller = Controller {
+            method,
+            deadline: incoming.deadline,
+            peer: incoming.peer,
+            metadata: incoming.metadata,
+            attachment: bytes::Bytes::copy_from_slice(incoming.attachment),
+            cancel,
+        };
+        Self {
+            controller,
+            body: incoming.body,
+            ticket: incoming.ticket,
+        }
+    }
+
+    /// The same call, free of the reactor's read buffer.
+    pub(crate) fn into_owned(self) -> ServerCall<'static> {
+        ServerCall {
+            controller: self.controller,
+            body: self.body.into_owned(),
+            ticket: self.ticket,
+        }
+    }
+
+    /// What is known of the call beside its message.
+    pub fn controller(&self) -> &Controller {
+        &self.controller
+    }
+
+    /// The serialized request, for services that pass it on.
+    pub fn body(&self) -> &[u8] {
+        self.body.as_slice()
+    }
+
+    /// Parses the request and gives it to `handler`. A request that cannot be parsed is answered
+    /// with INVALID_ARGUMENT.
+    pub fn run<Q: MessageFull, R: MessageFull>(
+        self,
+        handler: impl FnOnce(Controller, Q, Reply<R>),
+    ) {
+        let mut request = Q::new();
+        let method = self.controller.method;
+        match self.body.parse_into(&mut request) {
+            Ok(()) => {
+                let reply = Reply {
+                    ticket: self.ticket,
+                    method,
+                    message: PhantomData,
+                };
+                handler(self.controller, request, reply);
+            }
+            Err(error) => {
+                let text = format!("the request is no {}: {error}", method.request_type);
+                self.ticket.fail(Status::invalid_argument(text));
+            }
+        }
+    }
+
+    /// Answers that there is no such method.
+    pub fn unimplemented(self) {
+        let path = self.controller.method.path();
+        self.ticket
+            .fail(Status::unimplemented(format!("{path} is not implemented")));
+    }
+
+    /// Answers with a failure, without running a handler.
+    pub fn fail(self, status: Status) {
+        self.ticket.fail(status);
+    }
+}
+
+/// The right, and the duty, to answer a call with an `R`. May be kept and used from any thread.
+/// Dropped unused, it answers with INTERNAL.
+#[derive(Debug)]
+pub struct Reply<R> {
+    ticket: Ticket,
+    method: &'static MethodDescriptor,
+    message: PhantomData<fn(R)>,
+}
+
+impl<R: MessageFull> Reply<R> {
+    /// Answers the call.
+    pub fn send(self, result: Result<R, Status>) {
+        self.send_with(result, &ReplyExtras::default());
+    }
+
+    /// Answers the call with more than a message.
+    pub fn send_with(self, result: Result<R, Status>, extras: &ReplyExtras) {
+        match result {
+            Err(status) => self.ticket.fail(status),
+            Ok(response) => {
+                let legacy = matches!(self.ticket.wire(), Some(Wire::Legacy(_)));
+                let size = self.ticket.answer(&response, extras);
+                if legacy && size > CPP_READS {
+                    warn_of_cut_reply(self.method, size);
+                }
+            }
+        }
+    }
+}
+
+fn warn_of_cut_reply(method: &'static MethodDescriptor, size: u64) {
+    static WARNED: Mutex<Option<HashSet<String>>> = Mutex::new(None);
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    if warned.get_or_insert_default().insert(method.path()) {
+        let path = method.path();
+        log::warn!(
+            "{path}: a reply of {size} bytes on the legacy wire; C++ callers read {CPP_READS} and cut the rest"
+        );
+    }
+}
+
+/// What a C++ caller reads of a reply, in one `recv`.
+const CPP_READS: u64 = 1024;

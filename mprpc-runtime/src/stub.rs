@@ -1,0 +1,179 @@
+//! The common part of all generated stubs: a channel, and how to call through it.
+
+use std::{fmt, sync::Arc, time::Instant};
+
+use protobuf::MessageFull;
+
+use crate::{
+    connection::{
+        CancelToken,
+        call::{Received, ReplyExtras},
+    },
+    controller::{CallOptions, MprpcController},
+    error::Error,
+    pending::Pending,
+    rpc_channel::{Call, DEFAULT_TIMEOUT, RpcChannel, extras, parse_response},
+    descriptor::MethodDescriptor,
+};
+
+/// What a generated `XxxRpc_Stub` wraps. Cheap to clone.
+#[derive(Clone)]
+pub struct Stub {
+    channel: Arc<dyn RpcChannel>,
+    options: CallOptions,
+}
+
+impl Stub {
+    /// A stub that calls through `channel`.
+    pub fn new(channel: impl RpcChannel + 'static) -> Self {
+        Self {
+            channel: Arc::new(channel),
+            options: CallOptions::new(),
+        }
+    }
+
+    /// The same stub with other options.
+    #[must_use]
+    pub fn with(&self, options: CallOptions) -> Self {
+        Self {
+            channel: self.channel.clone(),
+            options,
+        }
+    }
+
+    /// The same stub, whose calls report to `controller` and end when it is cancelled.
+    #[must_use]
+    pub fn controlled_by(&self, controller: &mut MprpcController) -> Self {
+        let mut options = self.options.clone();
+        options.cancel = Some(controller.token());
+        options.controller = Some(controller.clone());
+        self.with(options)
+    }
+
+    /// Calls and waits.
+    ///
+    /// # Errors
+    /// The call failed; see [`Error::did_not_run`].
+    pub fn call<Q, R>(&self, method: &'static MethodDescriptor, request: &Q) -> Result<R, Error>
+    where
+        Q: MessageFull,
+        R: MessageFull,
+    {
+        let mut response = R::new();
+        let call = Call {
+            method,
+            request,
+            options: &self.options,
+        };
+        let result = self.channel.call_blocking(call, &mut response);
+        match &self.options.controller {
+            None => result.map(|_| response),
+            Some(controller) => {
+                let (result, extras) = match result {
+                    Ok(extras) => (Ok(response), extras),
+                    Err(error) => (Err(error), ReplyExtras::default()),
+                };
+                controller.record(&result, extras);
+                result
+            }
+        }
+    }
+
+    /// Calls and returns; `done` gets the result on a thread that it must not block.
+    pub fn call_async<Q, R>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: &Q,
+        done: impl FnOnce(Result<R, Error>) + Send + 'static,
+    ) where
+        Q: MessageFull,
+        R: MessageFull,
+    {
+        self.begin(method, request, &self.options, done);
+    }
+
+    /// Calls and returns a future, which also can be waited for.
+    pub fn start<Q, R>(&self, method: &'static MethodDescriptor, request: &Q) -> Pending<R>
+    where
+        Q: MessageFull,
+        R: MessageFull,
+    {
+        let mut options = self.options.clone();
+        let cancel = options.cancel.get_or_insert_with(CancelToken::new).clone();
+        let allowed = Call {
+            method,
+            request,
+            options: &options,
+        }
+        .timeout(DEFAULT_TIMEOUT);
+        let pending = Pending::new(method, cancel, allowed);
+        let shared = pending.shared();
+        self.begin(method, request, &options, move |result| {
+            shared.complete(result)
+        });
+        pending
+    }
+
+    /// Makes many calls at once and waits for all. The results stand in the order of the requests.
+    pub fn batch<Q, R>(
+        &self,
+        method: &'static MethodDescriptor,
+        requests: &[Q],
+    ) -> Vec<Result<R, Error>>
+    where
+        Q: MessageFull,
+        R: MessageFull,
+    {
+        let started: Vec<Pending<R>> = requests
+            .iter()
+            .map(|request| self.start(method, request))
+            .collect();
+        started.into_iter().map(Pending::wait).collect()
+    }
+
+    fn begin<Q, R>(
+        &self,
+        method: &'static MethodDescriptor,
+        request: &Q,
+        options: &CallOptions,
+        done: impl FnOnce(Result<R, Error>) + Send + 'static,
+    ) where
+        Q: MessageFull,
+        R: MessageFull,
+    {
+        let call = Call {
+            method,
+            request,
+            options,
+        };
+        let controller = options.controller.clone();
+        let (began, allowed) = (Instant::now(), call.timeout(DEFAULT_TIMEOUT));
+        let parse = move |received: Received<'_>| {
+            let mut response = R::new();
+            parse_response(method, &received.body, &mut response, || {
+                (began.elapsed(), allowed)
+            })?;
+            Ok(response)
+        };
+        self.channel.call_method(
+            call,
+            Box::new(move |result| {
+                let Some(controller) = controller else {
+                    return done(result.and_then(parse));
+                };
+                let beside = result.as_ref().map(extras).unwrap_or_default();
+                let result = result.and_then(parse);
+                controller.record(&result, beside);
+                done(result);
+            }),
+        );
+    }
+}
+
+impl fmt::Debug for Stub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stub")
+            .field("options", &self.options)
+            .finish_non_exhaustive()
+    }
+}
