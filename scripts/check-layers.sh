@@ -19,7 +19,7 @@ ROWS = """
 1  wire
 2  connection
 3  reactor  registry  logger  config
-4  call < controller pending < service rpc_channel < worker stub
+4  descriptor < controller < rpc_channel service < pending table worker < stub
 5  application
 6  provider  channel  inprocess
 7  lib
@@ -275,16 +275,17 @@ class Check:
                     if re.search(pattern, path + "::"): self.report(f.path, f.line(offset), "pure", f"`{top}` {what}", todo)
 
     def lines(self):
-        return sum(f.text.count("\n") - f.test_lines for f in self.files)
+        """Lines of code: comments, blank lines and tests are blank in `code`, and not counted."""
+        return sum(1 for f in self.files for line in f.code.splitlines() if line.strip())
 
 
 def check(src):
     c = Check(src)
     found, lines = c.run(), c.lines()
     if lines > LINE_BUDGET:
-        found.append((os.path.relpath(src), 0, "budget", f"{lines:,} lines without tests, {LINE_BUDGET:,} are allowed", "what does not fit must displace something"))
+        found.append((os.path.relpath(src), 0, "budget", f"{lines:,} lines of code without tests, {LINE_BUDGET:,} are allowed", "what does not fit must displace something"))
     for path, line, rule, what, todo in found: print(f"{path}:{line}: {rule}: {what}\n    -> {todo}")
-    print(f"check-layers: {len(c.files)} files, {lines:,} of {LINE_BUDGET:,} lines without tests, {len(found)} violations")
+    print(f"check-layers: {len(c.files)} files, {lines:,} of {LINE_BUDGET:,} lines of code (without tests, comments and blank lines), {len(found)} violations")
     return found
 
 
@@ -296,7 +297,7 @@ PLANTS = [  # (file, text, the rule that must find it; None: nothing may be foun
     ("reactor/a.rs", "use crate::registry::Endpoint;", "sibling"),
     ("status.rs", "use crate::error::Error;", "sibling"),
     ("error.rs", "use crate::status::Status;", None),
-    ("worker.rs", "use crate::{call::Call, service::Table};", None),
+    ("worker.rs", "use crate::{controller::Controller, service::Service};", None),
     ("wire/legacy.rs", "use super::mux::Frame;", "strangers"),
     ("novelty.rs", "", "table"),
     ("worker.rs", "use crate::nowhere::Thing;", "table"),

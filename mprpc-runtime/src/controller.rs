@@ -12,8 +12,8 @@ use bytes::Bytes;
 
 use crate::{
     connection::{CancelToken, Metadata, call::ReplyExtras},
-    error::Error,
     descriptor::MethodDescriptor,
+    error::Error,
     status::Code,
 };
 

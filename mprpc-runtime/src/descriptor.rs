@@ -125,4 +125,3 @@ impl From<&ServiceDescriptor> for ServiceName {
         }
     }
 }
-

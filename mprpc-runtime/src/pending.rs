@@ -10,9 +10,9 @@ use std::{
 
 use crate::{
     connection::CancelToken,
+    descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},
     rpc_channel::refuse_on_reactor,
-    descriptor::MethodDescriptor,
     status::Status,
 };
 

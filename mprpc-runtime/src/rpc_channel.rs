@@ -10,9 +10,9 @@ use crate::{
         call::{Received, ReplyExtras},
     },
     controller::CallOptions,
+    descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},
     reactor,
-    descriptor::MethodDescriptor,
     status::Status,
 };
 

@@ -34,8 +34,9 @@ pub struct ServerCall<'a> {
 }
 
 impl<'a> ServerCall<'a> {
-    /// A call of `method`, as `incoming` has it.
-    pub(crate) fn new(
+    /// A call of `method`, as `incoming` has it. Unless it is `cancellable`, its controller never
+    /// says that it is cancelled, which spares making a token.
+    pub fn new(
         method: &'static MethodDescriptor,
         incoming: Incoming<'a>,
         cancellable: bool,
@@ -57,7 +58,7 @@ impl<'a> ServerCall<'a> {
     }
 
     /// The same call, free of the reactor's read buffer.
-    pub(crate) fn into_owned(self) -> ServerCall<'static> {
+    pub fn into_owned(self) -> ServerCall<'static> {
         ServerCall {
             controller: self.controller,
             body: self.body.into_owned(),

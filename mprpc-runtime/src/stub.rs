@@ -10,10 +10,10 @@ use crate::{
         call::{Received, ReplyExtras},
     },
     controller::{CallOptions, MprpcController},
+    descriptor::MethodDescriptor,
     error::Error,
     pending::Pending,
     rpc_channel::{Call, DEFAULT_TIMEOUT, RpcChannel, extras, parse_response},
-    descriptor::MethodDescriptor,
 };
 
 /// What a generated `XxxRpc_Stub` wraps. Cheap to clone.

@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use crate::{descriptor::MethodDescriptor, error::Error, registry::ServiceName, service::Service, wire::Wire};
+use crate::{
+    descriptor::MethodDescriptor, error::Error, registry::ServiceName, service::Service, wire::Wire,
+};
 
 /// The services of a provider, and for each name on a wire the method it means.
 #[derive(Default)]
@@ -111,4 +113,3 @@ impl Route {
         (self.service_name, self.method.name)
     }
 }
-
