@@ -158,7 +158,7 @@ enum Route {
         max_body: u32,
     },
     /// To a caller in this process.
-    Local(Completion),
+    Local(Box<dyn FnOnce(Outcome<'_>) + Send>),
 }
 
 /// What a handler sends beside its message.
@@ -375,8 +375,15 @@ pub struct Failure {
 /// How a call ended.
 pub type Outcome<'a> = Result<Received<'a>, Failure>;
 
-/// Gets the outcome of a call, once.
-pub type Completion = Box<dyn FnOnce(Outcome<'_>) + Send>;
+/// An asynchronous call on its way: its bytes, and who waits for its outcome. It keeps the bytes to
+/// the end, so that a call that did not run can be sent again.
+pub trait Completion: Send {
+    /// The frame to send; on the mux wire the connection fills in the id.
+    fn frame(&self) -> &[u8];
+
+    /// The call ended. Runs once, on the reactor's thread, so it must not block or panic.
+    fn complete(self: Box<Self>, outcome: Outcome<'_>);
+}
 
 /// Every peer takes a header of 16 KiB; texts stay well below.
 const MAX_TEXT: usize = 4096;

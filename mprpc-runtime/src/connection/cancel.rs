@@ -1,8 +1,11 @@
 //! Cancelling: a flag that one side of a call raises and the other side sees.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 /// A flag that is raised once, with callbacks for those who cannot poll it. Clones share the flag.
@@ -12,8 +15,14 @@ pub struct CancelToken(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     raised: AtomicBool,
-    hooks: Mutex<Vec<Box<dyn FnOnce() + Send>>>,
+    next: AtomicU64,
+    hooks: Mutex<Vec<(u64, Hook)>>,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
+
+/// Keeps a callback of a token; dropping it takes the callback back.
+pub struct CancelGuard(CancelToken, u64);
 
 impl CancelToken {
     /// A token that nobody has cancelled.
@@ -25,7 +34,7 @@ impl CancelToken {
     pub fn cancel(&self) {
         self.0.raised.store(true, Ordering::SeqCst);
         let hooks = std::mem::take(&mut *self.hooks());
-        for hook in hooks {
+        for (_, hook) in hooks {
             hook();
         }
     }
@@ -37,23 +46,40 @@ impl CancelToken {
 
     /// Runs `hook` when the flag is raised, on the thread that raises it; at once if it was.
     pub fn on_cancel(&self, hook: impl FnOnce() + Send + 'static) {
+        self.add(Box::new(hook));
+    }
+
+    /// Like `on_cancel`, until the guard is dropped: for tokens that outlive what they can cancel.
+    pub fn guard(&self, hook: impl FnOnce() + Send + 'static) -> CancelGuard {
+        CancelGuard(self.clone(), self.add(Box::new(hook)))
+    }
+
+    fn add(&self, hook: Hook) -> u64 {
+        let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         let mut hooks = self.hooks();
-        // Under the lock, so that a `cancel` in between sees either the hook or us the flag.
+        // Under the lock, so that a `cancel` in between sees the hook, or we see its flag.
         if self.is_cancelled() {
             drop(hooks);
             hook();
         } else {
-            hooks.push(Box::new(hook));
+            hooks.push((id, hook));
         }
+        id
     }
 
-    fn hooks(&self) -> std::sync::MutexGuard<'_, Vec<Box<dyn FnOnce() + Send>>> {
+    fn hooks(&self) -> MutexGuard<'_, Vec<(u64, Hook)>> {
         self.0.hooks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl std::fmt::Debug for CancelToken {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Drop for CancelGuard {
+    fn drop(&mut self) {
+        self.0.hooks().retain(|(id, _)| *id != self.1);
+    }
+}
+
+impl fmt::Debug for CancelToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("CancelToken")
             .field(&self.is_cancelled())
             .finish()

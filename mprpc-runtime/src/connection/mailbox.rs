@@ -14,7 +14,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{ConnId, call::Completion};
+use super::{
+    ConnId,
+    call::{Completion, Failure},
+};
+use crate::{error::Ran, status::Status};
 
 /// What can be posted to a connection.
 pub enum Command {
@@ -25,7 +29,7 @@ pub enum Command {
         /// Whether the call failed.
         failed: bool,
     },
-    /// A call to start; the bytes are its frame, in which the id is still to be filled in.
+    /// A call to start.
     Start {
         /// Names the call for `Cancel`; 0 if it cannot be cancelled.
         tag: u64,
@@ -33,8 +37,8 @@ pub enum Command {
         deadline: Instant,
         /// Whether a legacy reply of no bytes is a message.
         empty_ok: bool,
-        /// Gets the outcome.
-        done: Completion,
+        /// Has the frame, gets the outcome.
+        done: Box<dyn Completion>,
     },
     /// The caller lost interest in the call with this tag.
     Cancel(u64),
@@ -46,12 +50,25 @@ pub enum Command {
     Custom(Box<dyn Any + Send>),
 }
 
-/// One reactor's mailbox. Bounded by bytes: starting calls is refused beyond the limit; answers
+impl Command {
+    /// What becomes of a command whose connection is gone: a call to start ends, and did not run.
+    pub fn undeliverable(self) {
+        if let Self::Start { done, .. } = self {
+            let status = Status::unavailable("the connection is gone");
+            done.complete(Err(Failure {
+                ran: Ran::No,
+                status,
+            }));
+        }
+    }
+}
+
+/// One reactor's mailbox. Bounded by posts: starting calls is refused beyond the limit; answers
 /// are always taken, because the calls they belong to are bounded.
 pub struct Mailbox {
     inner: Mutex<Inner>,
     wake: Box<dyn Fn() + Send + Sync>,
-    max_bytes: usize,
+    max_posts: usize,
 }
 
 /// Posts taken out by the reactor, with the buffer that their bytes lie in.
@@ -74,8 +91,8 @@ struct Inner {
 
 impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
-    /// to start while fewer than `max_bytes` of posts wait.
-    pub fn new(max_bytes: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
+    /// to start while fewer than `max_posts` posts wait.
+    pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
         Self {
             inner: Mutex::default(),
             wake: Box::new(wake),
@@ -93,18 +110,13 @@ impl Mailbox {
     /// Posts a call to start.
     ///
     /// # Errors
-    /// Gives `command` back, unposted, if too many bytes wait already.
-    pub fn try_post(
-        &self,
-        conn: ConnId,
-        command: Command,
-        write: impl FnOnce(&mut Vec<u8>),
-    ) -> Result<(), Command> {
+    /// Gives `command` back, unposted, if too many posts wait already.
+    pub fn try_post(&self, conn: ConnId, command: Command) -> Result<(), Command> {
         let mut inner = self.lock();
-        if inner.posts.bytes.len() > self.max_bytes {
+        if inner.posts.list.len() >= self.max_posts {
             return Err(command);
         }
-        inner.push(conn, command, write);
+        inner.push(conn, command, |_| ());
         self.release(inner);
         Ok(())
     }

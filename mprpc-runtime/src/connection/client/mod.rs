@@ -173,7 +173,7 @@ impl<C> ClientConnection<C> {
     pub fn start(
         &mut self,
         start: Start<C>,
-        write: impl FnOnce(u64, &mut Vec<u8>),
+        write: impl FnOnce(&C, u64, &mut Vec<u8>),
         sink: Sink<'_, C>,
     ) {
         if !self.takes_calls() {
@@ -189,7 +189,7 @@ impl<C> ClientConnection<C> {
         let id = self.next_id;
         self.next_id += 1;
         let offset = self.output.end_in_all();
-        write(id, self.output.buffer());
+        write(&start.done, id, self.output.buffer());
         let deadline = start.deadline;
         self.earliest = Some(
             self.earliest
@@ -398,7 +398,7 @@ impl<C> ClientConnection<C> {
     }
 }
 
-impl Connection for ClientConnection<Completion> {
+impl Connection for ClientConnection<Box<dyn Completion>> {
     fn connected(&mut self, _now: Instant) {
         Self::connected(self);
     }
@@ -415,7 +415,7 @@ impl Connection for ClientConnection<Completion> {
         Self::lost(self, error, &mut run);
     }
 
-    fn post(&mut self, command: Command, bytes: &[u8], now: Instant) {
+    fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
         match command {
             Command::Start {
                 tag,
@@ -430,9 +430,9 @@ impl Connection for ClientConnection<Completion> {
                     done,
                 };
                 let mux = self.wire == Wire::Mux;
-                let write = |id: u64, out: &mut Vec<u8>| {
+                let write = |done: &Box<dyn Completion>, id: u64, out: &mut Vec<u8>| {
                     let at = out.len();
-                    out.extend_from_slice(bytes);
+                    out.extend_from_slice(done.frame());
                     if mux {
                         out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
                     }
@@ -468,8 +468,8 @@ impl Connection for ClientConnection<Completion> {
     }
 }
 
-fn run(done: Completion, outcome: Outcome<'_>) {
-    done(outcome);
+fn run(done: Box<dyn Completion>, outcome: Outcome<'_>) {
+    done.complete(outcome);
 }
 
 /// A peer that is silent this long after a ping is taken for dead.
