@@ -96,7 +96,7 @@ impl Mailbox {
         Self {
             inner: Mutex::default(),
             wake: Box::new(wake),
-            max_bytes,
+            max_posts,
         }
     }
 

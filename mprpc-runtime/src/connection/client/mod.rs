@@ -430,14 +430,17 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
                     done,
                 };
                 let mux = self.wire == Wire::Mux;
-                let write = |done: &Box<dyn Completion>, id: u64, out: &mut Vec<u8>| {
-                    let at = out.len();
-                    out.extend_from_slice(done.frame());
-                    if mux {
-                        out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
-                    }
-                };
-                self.start(start, write, &mut run);
+                self.start(
+                    start,
+                    |done, id, out| {
+                        let at = out.len();
+                        out.extend_from_slice(done.frame());
+                        if mux {
+                            out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
+                        }
+                    },
+                    &mut run,
+                );
             }
             Command::Cancel(tag) => self.cancel(tag, &mut run),
             Command::Close(reason) => self.close(reason, now, &mut run),
