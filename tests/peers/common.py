@@ -42,8 +42,13 @@ def present(tag, n):
 
 def data(tag, value):
     """A bytes, string or message field; proto3 leaves empty ones out."""
+    return present_data(tag, value) if value else b""
+
+
+def present_data(tag, value):
+    """The same, written even when it is empty, as key and value of a map are."""
     value = value.encode() if isinstance(value, str) else value
-    return varint(tag << 3 | 2) + varint(len(value)) + value if value else b""
+    return varint(tag << 3 | 2) + varint(len(value)) + value
 
 
 def fields(message):

@@ -193,7 +193,7 @@ class Mux:
         if body_len > 4 * self.options.max_body:
             raise Bad(f"a body of {body_len} bytes")
         meta = self.reader.take(meta_len)
-        if kind == REQUEST:
+        if kind in (REQUEST, DATA):
             if call <= self.last and self.fault != "ids":
                 raise Bad(f"call id {call} after {self.last}")
             self.last = call

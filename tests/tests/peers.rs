@@ -27,6 +27,11 @@ fn client(script: &str, addr: SocketAddr, options: &[&str]) -> Process {
 }
 
 #[test]
+fn clients_write_and_read_the_vectors() {
+    Process::start(peer("vectors.py")).succeed(SOON);
+}
+
+#[test]
 fn legacy_client_accepts_the_reference() {
     let (_server, addr) = reference(&["--request-timeout", "1"]);
     let whole = client(
