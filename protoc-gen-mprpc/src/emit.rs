@@ -408,6 +408,6 @@ fn plain(ident: &Ident) -> String {
 /// The layout is prettyplease's, which rustfmt would change in a checked-in file.
 const ALLOW: &str = r#"
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 "#;

@@ -4,6 +4,7 @@
 //! over the same [`generate`]. Messages come from protobuf-codegen 3; what is written here names them `super::user::LoginRequest`,
 //! so the module of a file and that of its services are neighbours.
 
+pub mod build;
 mod docs;
 mod emit;
 mod error;
@@ -13,6 +14,7 @@ mod options;
 mod types;
 
 pub use error::Error;
+pub use options::GenericServices;
 use protobuf::plugin::CodeGeneratorRequest;
 
 /// What [`generate`] makes of one request.

@@ -268,13 +268,17 @@ fn distinct_modules(request: &CodeGeneratorRequest) -> Result<(), Error> {
             .flatten()
         {
             if let Some(other) = seen.insert(module.clone(), proto) {
-                return Err(Error::new(format!(
-                    "{other} and {proto} both make the module `{module}`, which is named after the file without its directory; rename one"
-                )));
+                return Err(same_module(other, proto, &module));
             }
         }
     }
     Ok(())
+}
+
+pub(crate) fn same_module(one: &str, other: &str, module: &str) -> Error {
+    Error::new(format!(
+        "{one} and {other} both make the module `{module}`, which is named after the file without its directory; rename one"
+    ))
 }
 
 /// Whether no module is made for a file: its types come with the protobuf crate, or it only holds options.

@@ -5,7 +5,7 @@ use protobuf::{Message, UnknownValueRef, descriptor::FileOptions, descriptor::Me
 
 /// What to do with a file that has services but no trigger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum GenericServices {
+pub enum GenericServices {
     /// Skip them, and say so.
     #[default]
     Warn,
@@ -13,6 +13,18 @@ pub(crate) enum GenericServices {
     Require,
     /// Generate them anyway.
     Ignore,
+}
+
+impl GenericServices {
+    /// The parameter that [`parameter`] reads.
+    pub(crate) fn to_parameter(self) -> String {
+        let rule = match self {
+            Self::Warn => "warn",
+            Self::Require => "require",
+            Self::Ignore => "ignore",
+        };
+        format!("generic_services={rule}")
+    }
 }
 
 /// Reads the parameter of a request: `key=value`, separated by commas.

@@ -12,10 +12,15 @@ pub(crate) fn repository() -> PathBuf {
 }
 
 /// Runs `protoc --mprpc_out=OUT FILE`; `parameter` is what `--mprpc_opt` gets.
-pub(crate) fn protoc(includes: &[&Path], file: &str, out: &Path, parameter: &str) -> Output {
+pub(crate) fn protoc(
+    includes: &[impl AsRef<Path>],
+    file: &str,
+    out: &Path,
+    parameter: &str,
+) -> Output {
     let mut command = Command::new(protoc_bin_vendored::protoc_bin_path().expect("protoc"));
     for include in includes {
-        command.arg("-I").arg(include);
+        command.arg("-I").arg(include.as_ref());
     }
     let plugin = env!("CARGO_BIN_EXE_protoc-gen-mprpc");
     command.arg(format!("--plugin=protoc-gen-mprpc={plugin}"));

@@ -2,8 +2,8 @@
 
 /// Who knows whom.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 pub trait FriendServiceRpc: Send + Sync + 'static {
     /// Lists the friends of one account by name.
     fn get_friends_list(
@@ -40,8 +40,8 @@ pub trait FriendServiceRpc: Send + Sync + 'static {
 }
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl<T: FriendServiceRpc + ?Sized> FriendServiceRpc for ::std::sync::Arc<T> {
     fn get_friends_list(
         &self,
@@ -65,14 +65,14 @@ impl<T: FriendServiceRpc + ?Sized> FriendServiceRpc for ::std::sync::Arc<T> {
 
 /// A [`FriendServiceRpc`] as a service: what [`FriendServiceRpc::service`] makes.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 #[derive(Clone, Debug)]
 pub struct FriendServiceRpc_Service<T>(T);
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl<T: FriendServiceRpc> ::mprpc_runtime::Service for FriendServiceRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &FRIEND_SERVICE_RPC
@@ -91,8 +91,8 @@ impl<T: FriendServiceRpc> ::mprpc_runtime::Service for FriendServiceRpc_Service<
 
 /// What `fixbug.FriendServiceRpc` consists of.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 pub static FRIEND_SERVICE_RPC: ::mprpc_runtime::ServiceDescriptor = ::mprpc_runtime::ServiceDescriptor::new(
     "fixbug.FriendServiceRpc",
     "FriendServiceRpc",
@@ -108,16 +108,16 @@ pub static FRIEND_SERVICE_RPC: ::mprpc_runtime::ServiceDescriptor = ::mprpc_runt
 
 /// The caller's side of `fixbug.FriendServiceRpc`.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 #[derive(Clone, Debug)]
 pub struct FriendServiceRpc_Stub {
     stub: ::mprpc_runtime::Stub,
 }
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl FriendServiceRpc_Stub {
     /// Makes a stub that calls over `channel`.
     pub fn new(channel: impl ::mprpc_runtime::RpcChannel + 'static) -> Self {

@@ -2,8 +2,8 @@
 
 /// Who may use the system.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 pub trait UserServiceRpc: Send + Sync + 'static {
     /// Checks a name and its password.
     fn login(
@@ -59,8 +59,8 @@ pub trait UserServiceRpc: Send + Sync + 'static {
 }
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
     fn login(
         &self,
@@ -96,14 +96,14 @@ impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
 
 /// A [`UserServiceRpc`] as a service: what [`UserServiceRpc::service`] makes.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 #[derive(Clone, Debug)]
 pub struct UserServiceRpc_Service<T>(T);
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl<T: UserServiceRpc> ::mprpc_runtime::Service for UserServiceRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &USER_SERVICE_RPC
@@ -127,8 +127,8 @@ impl<T: UserServiceRpc> ::mprpc_runtime::Service for UserServiceRpc_Service<T> {
 
 /// What `fixbug.UserServiceRpc` consists of.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 pub static USER_SERVICE_RPC: ::mprpc_runtime::ServiceDescriptor = ::mprpc_runtime::ServiceDescriptor::new(
     "fixbug.UserServiceRpc",
     "UserServiceRpc",
@@ -150,16 +150,16 @@ pub static USER_SERVICE_RPC: ::mprpc_runtime::ServiceDescriptor = ::mprpc_runtim
 
 /// The caller's side of `fixbug.UserServiceRpc`.
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 #[derive(Clone, Debug)]
 pub struct UserServiceRpc_Stub {
     stub: ::mprpc_runtime::Stub,
 }
 
 #[rustfmt::skip]
-#[allow(clippy::all, clippy::pedantic, dead_code, deprecated, nonstandard_style, rustdoc::all,
-    unreachable_pub, unused_qualifications, reason = "generated code")]
+#[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
+    nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl UserServiceRpc_Stub {
     /// Makes a stub that calls over `channel`.
     pub fn new(channel: impl ::mprpc_runtime::RpcChannel + 'static) -> Self {
