@@ -28,6 +28,8 @@ pub(super) fn write(
     }
     let customize = Customize::default()
         .gen_mod_rs(false)
+        // The runtime needs reflection, whatever a file written for C++ says of LITE_RUNTIME.
+        .lite_runtime(false)
         .tokio_bytes(tokio_bytes);
     gen_and_write(
         &files,
