@@ -278,6 +278,20 @@ fn bytes_fields_can_be_shared() {
 }
 
 #[test]
+fn messages_have_the_reflection_that_the_runtime_needs() {
+    let text = format!(
+        "import \"mprpc/options.proto\"; option (mprpc.service) = true; option optimize_for = LITE_RUNTIME; {CHAT}"
+    );
+    let files = Files::new(&[("chat.proto", &proto3(&text))]);
+    files.helper(&["chat.proto"]).expect("compiles");
+    assert!(
+        files
+            .read("chat.rs")
+            .contains("impl ::protobuf::MessageFull for M")
+    );
+}
+
+#[test]
 fn an_import_gets_its_messages_and_no_services() {
     let files = Files::new(&[
         ("chat.proto", &proto3(&format!("{TRIGGER} {CHAT}"))),
