@@ -66,6 +66,8 @@ class Callee:
                 reply = self.answer(request)
                 if reply is not None:
                     self.reply(sock, reply)
+                else:
+                    self.hold(sock)  # neither a reply nor an end: the caller needs a time limit of its own
             except OSError as error:
                 if error.errno not in (errno.ECONNRESET, errno.EPIPE):
                     self.violation(f"socket: {error}")
@@ -81,11 +83,12 @@ class Callee:
             if len(args) != last(header, 3, 0):
                 raise ValueError(f"{len(args)} bytes of arguments came, {last(header, 3, 0)} were announced")
             service, method = last(header, 1, b"").decode(), last(header, 2, b"").decode()
-            if (service, method) != (self.options.service, "Login"):
-                raise ValueError(f"{service}.{method} is not served here")
             message = fields(args)
         except (ValueError, IndexError) as error:
             self.violation(f"request {request[:60].hex()}: {error}")
+            return None
+        if (service, method) != (self.options.service, "Login"):
+            print(f"{service}.{method} is not served here", flush=True)
             return None
         print(f"doing local service: Login, name:{last(message, 1, b'').decode()}", flush=True)
         return number(2, 1) if self.options.bare else b"\x0a\x00" + number(2, 1)
@@ -143,6 +146,7 @@ def main():
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--zk", type=common.address, help="ip:port of ZooKeeper; without it nothing is registered")
     parser.add_argument("--session", type=int, default=30_000, help="session time-out in ms")
+    parser.add_argument("--chroot", default="", help="a path that stands before all others; it must exist")
     parser.add_argument("--service", default=USER, help="the short name that is registered and served")
     parser.add_argument("--dialect", choices=["le", "be", "varint"], default="le")
     parser.add_argument("--mode", choices=list(MODES), default="normal")
@@ -155,12 +159,13 @@ def main():
     signal.signal(signal.SIGTERM, lambda *_: callee.done.set())
     listener = listen("127.0.0.1", options.port)
     addr = listener.getsockname()
-    path = f"/{options.service}/Login"
+    path = f"{options.chroot}/{options.service}/Login"
     if options.zk:
         session = jute.Session(options.zk, options.session)
         register(session, addr, path)
     else:
-        print(f"to register: create /{options.service} (persistent, no data), then {path} (ephemeral) with data {addr[0]}:{addr[1]}", flush=True)
+        parent = path.rsplit("/", 1)[0]
+        print(f"to register: create {parent} (persistent, no data), then {path} (ephemeral) with data {addr[0]}:{addr[1]}", flush=True)
     threading.Thread(target=callee.accept, args=(listener,), daemon=True).start()
     print("listening on %s:%d" % addr, flush=True)
     ended = callee.done.wait(options.limit)
