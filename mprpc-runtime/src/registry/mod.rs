@@ -5,7 +5,9 @@ use std::{collections::BTreeSet, net::SocketAddr, sync::Arc, time::Instant};
 use crate::{error::Error, wire::Wire};
 
 pub mod direct;
+pub mod zookeeper;
 
+pub use self::zookeeper::{MirrorPolicy, ZooKeeperOptions, ZooKeeperRegistry, route_to};
 pub use direct::DirectRegistry;
 
 /// What a provider publishes: one process, one address, several services.

@@ -1,0 +1,290 @@
+//! The registry on ZooKeeper: publishes this process and knows who else serves.
+//!
+//! ```text
+//!   publish drain withdraw          lookup ------------------------------> snapshots
+//!            |                        | first time                             ^
+//!            v                        v                                        |
+//!   +----------------- desk ----------------+   Desk, Stop                     | deliver
+//!                     ^    |                                                   |
+//!            outcome  |    v                                                   |
+//!   mprpc-registry: keeper --- event ---> session (pure): Open Restore Audit Work Abandon
+//!                     |    |
+//!                     |    +--> publisher --- node found ---> claim (pure): Create Write Delete ...
+//!                     |    +--> views ------- node found ---> nodes (pure): endpoint or rubbish
+//!                     v
+//!   mprpc-zookeeper: client, one for each session; bounded requests in, Link and Node news out
+//!                     |
+//!   the crate's threads "io", parked while no server answers, and "event"
+//! ```
+//!
+//! The `zookeeper` crate forgets watches and authentication when it reconnects, takes a new session
+//! without a word, dials without pause, waits without end and cannot be closed while it has no
+//! server. So the keeper never waits for it longer than a request may take, gives a client that
+//! fails away to be closed and makes a new one, and after each reconnection behaves as if all were lost.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use crossbeam_channel::{Sender, bounded};
+
+use super::{Publication, Registry, ServiceName, Snapshot};
+use crate::error::Error;
+
+mod claim;
+mod client;
+mod desk;
+mod dial;
+mod keeper;
+mod nodes;
+mod publisher;
+mod session;
+mod view;
+
+use desk::Shared;
+pub use dial::route_to;
+use keeper::Keeper;
+
+/// How to reach ZooKeeper and what to do there.
+#[derive(Clone)]
+pub struct ZooKeeperOptions {
+    /// `host:port` of each server.
+    pub hosts: Vec<String>,
+    /// The node below which everything stands, such as `/test`; empty for the root.
+    pub chroot: String,
+    /// Scheme and credentials, such as `digest` and `user:password`.
+    pub auth: Option<(String, String)>,
+    /// How long ZooKeeper keeps the nodes of a process that fell silent. The server may have limits
+    /// of its own; below 10 s, it should be known that they are lower.
+    pub session_timeout: Duration,
+    /// Whether C++ callers find this process.
+    pub mirror: MirrorPolicy,
+    /// Fail, instead of serving unpublished, when ZooKeeper cannot be reached at start.
+    pub require: bool,
+    /// The program's name, for people who look at the nodes.
+    pub app: String,
+    /// Where the program runs, for balancing.
+    pub zone: String,
+}
+
+/// Whether this process puts its address at the legacy name of a method, where C++ callers look.
+/// One process has the name at a time; a name that another address holds is never touched.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MirrorPolicy {
+    /// Never.
+    Off,
+    /// When the name is free and stays free for a moment.
+    #[default]
+    Yield,
+    /// As soon as the name is free, to win against a C++ provider that restarts.
+    Hold,
+}
+
+/// The registry on ZooKeeper. One for each process; see the module's picture.
+pub struct ZooKeeperRegistry {
+    shared: Arc<Shared>,
+    inbox: Sender<Message>,
+    options: ZooKeeperOptions,
+}
+
+/// What the keeper is told.
+enum Message {
+    /// News of the connection, and of which client's.
+    Link(u64, session::Event),
+    /// News of a node, asked for in this round.
+    Node(u64, String, Change),
+    /// Something lies on the desk.
+    Desk,
+    /// End, and close the session, at this time at the latest.
+    Stop(Instant),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Data,
+    Children,
+    Gone,
+}
+
+impl ZooKeeperOptions {
+    /// The usual: no chroot, no authentication, a session of 10 s, a mirror that yields.
+    pub fn new(hosts: Vec<String>) -> Self {
+        Self {
+            hosts,
+            chroot: String::new(),
+            auth: None,
+            session_timeout: Duration::from_secs(10),
+            mirror: MirrorPolicy::default(),
+            require: false,
+            app: String::new(),
+            zone: String::new(),
+        }
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let host = |host: &String| {
+            let (name, port) = host.rsplit_once(':').unwrap_or_default();
+            !name.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+        };
+        if let Some(bad) = self.hosts.iter().find(|h| !host(h)) {
+            return Err(Error::Config(format!(
+                "zookeeperip: `{bad}` is not host:port"
+            )));
+        }
+        if self.hosts.is_empty() {
+            return Err(Error::Config("zookeeperip: no host is named".into()));
+        }
+        let part = |part: &str| {
+            !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control())
+        };
+        if !self.chroot.is_empty()
+            && !self
+                .chroot
+                .strip_prefix('/')
+                .is_some_and(|path| path.split('/').all(part))
+        {
+            return Err(Error::Config(format!(
+                "zookeeperip: `{}` is not a path like /a/b",
+                self.chroot
+            )));
+        }
+        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.session_timeout) {
+            return Err(Error::Config("zookeepertimeout: 1s to 600s".into()));
+        }
+        Ok(())
+    }
+
+    /// Whether a ZooKeeper is on another machine, where callers may be, too.
+    fn is_remote(&self) -> bool {
+        self.hosts.iter().any(|host| {
+            let name = host
+                .rsplit_once(':')
+                .map_or("", |(name, _)| name.trim_matches(['[', ']']));
+            name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        })
+    }
+}
+
+impl ZooKeeperRegistry {
+    /// Starts the registry's thread, which connects and keeps trying.
+    ///
+    /// # Errors
+    /// An option that makes no sense; and, with `require`, a ZooKeeper that cannot be reached.
+    pub fn start(options: ZooKeeperOptions) -> Result<Arc<Self>, Error> {
+        options.check()?;
+        let shared = Arc::new(Shared::new(&options));
+        // Full only if the keeper is stuck; then news of nodes is lost until the next audit.
+        let (sender, inbox) = bounded(4096);
+        let keeper = Keeper::new(options.clone(), Arc::clone(&shared), sender.clone(), inbox);
+        let thread = thread::Builder::new().name("mprpc-registry".into());
+        thread
+            .spawn(|| keeper.run())
+            .map_err(|e| Error::Io("no thread for the registry".into(), e))?;
+        let registry = Arc::new(Self {
+            shared,
+            inbox: sender,
+            options,
+        });
+        if registry.options.require {
+            registry.shared.tried(1, Instant::now() + FIRST_ATTEMPT)?;
+        }
+        Ok(registry)
+    }
+
+    /// Changes the policy of the legacy names, at once.
+    pub fn set_mirror(&self, mirror: MirrorPolicy) {
+        self.change(|wanted| wanted.mirror = mirror);
+    }
+
+    /// Ends the registry and closes its session, and with it everything published. Known services
+    /// stay known. Returns at `deadline` at the latest; what is not gone then goes with the
+    /// session's time-out.
+    pub fn stop(&self, deadline: Instant) {
+        if self
+            .inbox
+            .send_deadline(Message::Stop(deadline), deadline)
+            .is_ok()
+        {
+            self.shared.wait(deadline, |desk| desk.stopped);
+        }
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut desk::Wanted)) -> u64 {
+        let change = self.shared.change(edit);
+        let _ = self.inbox.try_send(Message::Desk); // full: the keeper looks at the desk anyway
+        change
+    }
+}
+
+impl Registry for ZooKeeperRegistry {
+    fn publish(&self, publication: Publication) -> Result<(), Error> {
+        let addr = publication.addr;
+        if let Some(bad) = publication
+            .services
+            .iter()
+            .find(|service| !nodes::named_well(service))
+        {
+            return Err(Error::Usage(format!(
+                "{}: names are letters, digits, _ and . in a registry",
+                bad.full
+            )));
+        }
+        if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
+            let hosts = self.options.hosts.join(",");
+            return Err(Error::Config(format!(
+                "{addr} cannot be published at {hosts}, nobody else can dial it: set `advertise` to the address that callers use"
+            )));
+        }
+        if publication.legacy && nodes::mirror_text(addr).is_none() {
+            log::warn!("C++ callers know IPv4 only and will not find {addr}");
+        }
+        let change = self.change(|wanted| wanted.publish(publication));
+        let tried = self.shared.tried(change, Instant::now() + FIRST_ATTEMPT);
+        if self.options.require { tried } else { Ok(()) }
+    }
+
+    fn drain(&self, deadline: Instant) {
+        let change = self.change(|wanted| wanted.draining = true);
+        self.shared.wait(deadline, |desk| desk.is_done(change));
+    }
+
+    fn withdraw(&self, deadline: Instant) {
+        let change = self.change(desk::Wanted::clear);
+        self.shared.wait(deadline, |desk| desk.is_done(change));
+    }
+
+    fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error> {
+        if let Some(snapshot) = self.shared.known(&service.full) {
+            return Ok(snapshot);
+        }
+        if !nodes::named_well(service) {
+            return Err(Error::Usage(format!(
+                "{}: no service can have this name in a registry",
+                service.full
+            )));
+        }
+        if self.shared.ask(service) {
+            let _ = self.inbox.try_send(Message::Desk);
+        }
+        self.shared.first(&service.full, deadline)
+    }
+}
+
+impl Drop for ZooKeeperRegistry {
+    fn drop(&mut self) {
+        self.stop(Instant::now() + Duration::from_secs(1));
+    }
+}
+
+/// Any number: each `RandomState` has other keys.
+fn random() -> u64 {
+    RandomState::new().hash_one(0)
+}
+
+/// How long `start` and `publish` wait for the first attempt: to probe a host, to open a session,
+/// to dial back.
+const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
