@@ -9,10 +9,10 @@ mod value;
 use std::{
     collections::{BTreeMap, btree_map::Entry},
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     fmt, fs,
     io::Read,
-    os::unix::ffi::{OsStrExt, OsStringExt},
+    os::unix::ffi::OsStrExt,
     path::Path,
 };
 
@@ -60,27 +60,22 @@ impl MprpcConfig {
     /// `-i` without a file, and all that [`from_file`](Self::from_file) refuses.
     pub fn from_args(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let mut args = args.into_iter().map(Into::into).skip(1);
-        let mut file: Option<OsString> = None;
-        while let Some(arg) = args.next() {
+        let mut file = None;
+        while let Some(arg) = args.next().filter(|arg| arg != "--") {
             let bytes = arg.as_bytes();
-            let glued = bytes
-                .strip_prefix(b"--config=")
-                .or_else(|| bytes.strip_prefix(b"-i"));
-            if bytes == b"--" {
-                break;
-            } else if bytes == b"-i" || bytes == b"--config" {
-                file = Some(args.next().unwrap_or_default());
-            } else if let Some(name) = glued {
-                file = Some(OsString::from_vec(name.to_vec()));
-            } else {
-                continue;
+            let name = match bytes {
+                b"-i" | b"--config" => args.next().unwrap_or_default(),
+                [b'-', b'i', name @ ..] => OsStr::from_bytes(name).to_owned(),
+                _ => match bytes.strip_prefix(b"--config=") {
+                    Some(name) => OsStr::from_bytes(name).to_owned(),
+                    None => continue,
+                },
+            };
+            if name.is_empty() {
+                let text = "needs the name of the configuration file, as in -i test.conf";
+                return wrong(format!("command line: {} {text}", arg.display()));
             }
-            if file.as_ref().is_some_and(|name| name.is_empty()) {
-                let arg = arg.display();
-                return Err(Error::Config(format!(
-                    "command line: {arg} needs the name of the configuration file, as in -i test.conf"
-                )));
-            }
+            file = Some(name);
         }
         file.map_or_else(|| Self::default().with_environment(), Self::from_file)
     }
@@ -90,22 +85,14 @@ impl MprpcConfig {
     /// # Errors
     /// [`Error::Config`] if the file cannot be read, is over 1 MiB, or as [`parse`](Self::parse) says.
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let name = path.display().to_string();
+        let name = value::visible(&path.as_ref().to_string_lossy());
         let mut bytes = Vec::new();
-        fs::File::open(path)
-            .and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut bytes))
-            .map_err(|e| {
-                Error::Config(format!(
-                    "{}: cannot be read ({e}); -i FILE names a readable configuration file",
-                    value::visible(&name)
-                ))
-            })?;
-        if bytes.len() as u64 > MAX_FILE {
-            let text = format!("{name}: is over 1 MiB; a configuration file is a short text");
-            return Err(Error::Config(text));
+        let read = fs::File::open(path).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes));
+        match read {
+            Err(e) => wrong(format!("{name}: {e}; -i FILE names the configuration file")),
+            Ok(n) if n as u64 > MAX_FILE => wrong(format!("{name}: want less than 1 MiB")),
+            Ok(_) => Self::parse(&String::from_utf8_lossy(&bytes), &name)?.with_environment(),
         }
-        Self::parse(&String::from_utf8_lossy(&bytes), &name)?.with_environment()
     }
 
     /// Reads a text; `file_name` is what errors and warnings call it. The environment is left out.
@@ -125,27 +112,23 @@ impl MprpcConfig {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         // Line by line, because the parser says neither where a key stood nor that it stood twice.
         for (line, number) in text.lines().zip(1..) {
-            let line = line.find([' ', '\t']).map_or(line, |_| uncommented(line));
-            let origin = format!("{}:{number}", value::visible(file_name));
-            let wrong = |what: &str| {
-                let line = value::visible(line.split('=').next().unwrap_or_default().trim());
-                Error::Config(format!(
-                    "{origin}: {line}: {what}; want a line of the form key = value"
-                ))
-            };
-            if !line.trim_start().starts_with('#') && line.contains(is_garbage) {
-                return Err(wrong("is no UTF-8 text or has control characters"));
+            let origin = format!("{file_name}:{number}");
+            let line = uncommented(line);
+            let shown = value::visible(line.split('=').next().unwrap_or_default().trim());
+            if line.contains(is_garbage) {
+                let want = "want UTF-8 text without control characters";
+                return wrong(format!("{origin}: {shown}: {want}"));
             }
-            let sections = ini
-                .read(line.to_owned())
-                .map_err(|_| wrong("has a key or a bracket missing"))?;
+            let Ok(sections) = ini.read(line.to_owned()) else {
+                return wrong(format!("{origin}: {shown}: want a line key = value"));
+            };
             for (key, value) in sections.into_values().flatten() {
                 match value {
                     Some(value) => config.add(&key, value, origin.clone()),
-                    None => config.warnings.push(format!(
-                        "{origin}: {}: ignored, there is no '=' in it",
-                        value::visible(&key)
-                    )),
+                    None => {
+                        let warning = format!("{origin}: {shown}: ignored, it has no '='");
+                        config.warnings.push(warning);
+                    }
                 }
             }
         }
@@ -155,9 +138,7 @@ impl MprpcConfig {
     /// The value of any key, ours or the application's, as it was written; `None` if nobody wrote it.
     /// Case does not matter and both spellings of a key find it. Defaults are in [`settings`](Self::settings).
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.values
-            .get(&canonical(key))
-            .map(|given| given.text.as_str())
+        Some(&self.values.get(&canonical(key))?.text)
     }
 
     /// Sets a key from the program, over file and environment. Nothing changes on failure.
@@ -165,12 +146,11 @@ impl MprpcConfig {
     /// # Errors
     /// [`Error::Config`] if the value does not suit the key.
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> Result<(), Error> {
+        let (text, origin) = (value.into(), "set by the program".into());
         let mut changed = self.clone();
-        let given = Given {
-            text: value.into(),
-            origin: "set by the program".into(),
-        };
-        changed.values.insert(canonical(key), given);
+        changed
+            .values
+            .insert(canonical(key), Given { text, origin });
         *self = changed.rebuilt()?;
         Ok(())
     }
@@ -205,7 +185,7 @@ impl MprpcConfig {
                 Some(given) => &given.text,
                 None => &(key.default)(),
             };
-            format!("{} = {value} # {}", key.names[0], key.meaning.trim())
+            format!("{} = {value} #{}", key.names[0], key.meaning)
         };
         KEYS.iter().map(line).collect()
     }
@@ -228,46 +208,44 @@ impl MprpcConfig {
     /// Takes a value unless the key has one.
     fn add(&mut self, key: &str, text: String, origin: String) {
         let shown = value::visible(key);
-        let warning = match self.values.entry(canonical(key)) {
+        let mut warn = |what| self.warnings.push(format!("{origin}: {shown} {what}"));
+        match self.values.entry(canonical(key)) {
             Entry::Occupied(first) => {
-                let first = &first.get().origin;
-                Some(format!(
-                    "{origin}: {shown} is ignored, it was set before ({first})"
-                ))
+                warn(format!(
+                    "is ignored, it was set before ({})",
+                    first.get().origin
+                ));
             }
-            Entry::Vacant(entry) => {
-                let known = nearly_known(entry.key());
-                let warning = known
-                    .map(|known| format!("{origin}: {shown} is unknown here; is {known} meant?"));
-                entry.insert(Given { text, origin });
-                warning
+            Entry::Vacant(free) => {
+                if let Some(known) = nearly_known(free.key()) {
+                    warn(format!("is unknown here; is {known} meant?"));
+                }
+                free.insert(Given { text, origin });
             }
-        };
-        self.warnings.extend(warning);
+        }
     }
 
-    fn rebuilt(mut self) -> Result<Self, Error> {
+    fn rebuilt(self) -> Result<Self, Error> {
         let text = |key: &Key| Some(self.values.get(key.names[0])?.text.clone());
-        self.settings = Settings::build(text).map_err(|(key, want)| {
-            let (text, origin) = self.values.get(key).map_or(("", ""), |given| {
-                (given.text.as_str(), given.origin.as_str())
-            });
-            let text = if key == SECRET { "(hidden)" } else { text };
-            Error::Config(format!(
-                "{origin}: {key} = {}: want {want}",
-                value::visible(text)
-            ))
-        })?;
-        Ok(self)
+        match Settings::build(text) {
+            Ok(settings) => Ok(Self { settings, ..self }),
+            Err((key, want)) => {
+                let Given { text, origin } = &self.values[key]; // the defaults are right
+                let hidden = key == SECRET;
+                let shown = if hidden {
+                    "(hidden)".into()
+                } else {
+                    value::visible(text)
+                };
+                wrong(format!("{origin}: {key} = {shown}: want {want}"))
+            }
+        }
     }
 }
 
 impl fmt::Debug for MprpcConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MprpcConfig")
-            .field("settings", &self.settings)
-            .field("warnings", &self.warnings)
-            .finish_non_exhaustive()
+        self.settings.fmt(f) // the values as written hold secrets
     }
 }
 
@@ -285,9 +263,8 @@ fn nearly_known(key: &str) -> Option<&'static str> {
         return None;
     }
     let slips = if key.len() < 6 { 1 } else { 2 };
-    names
-        .find(|name| edit_distance(key, name) <= slips)
-        .copied()
+    let near = names.find(|name| edit_distance(key, name) <= slips);
+    near.copied()
 }
 
 /// How many characters to insert, delete or replace, to make `b` of `a` (Levenshtein, row by row).
@@ -305,10 +282,15 @@ fn edit_distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-/// The line up to a `#` that follows a blank, so that one inside a word or password stays.
+/// The line up to a `#` at its start or behind a blank: one inside a word or password stays.
 fn uncommented(line: &str) -> &str {
-    let cut = [" #", "\t#"].iter().filter_map(|mark| line.find(mark));
-    cut.min().map_or(line, |at| &line[..at])
+    let starts = |before: &str| before.is_empty() || before.ends_with([' ', '\t']);
+    let mut hashes = line.match_indices('#').map(|(at, _)| &line[..at]);
+    hashes.find(|before| starts(before)).unwrap_or(line)
+}
+
+fn wrong<T>(text: String) -> Result<T, Error> {
+    Err(Error::Config(text))
 }
 
 /// A character that no value has: a control character, or what stands for a byte that is not UTF-8.

@@ -3,8 +3,8 @@
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use super::value::{
-    LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, ZooKeeperAddress,
-    advertise, auth, duration, ip, micros, number, on_off, path, peers, size, zookeeper,
+    LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, Value, ZooKeeperAddress,
+    is_within,
 };
 
 /// A row of the table.
@@ -15,9 +15,9 @@ pub(super) struct Key {
     pub(super) meaning: &'static str,
 }
 
-/// `[visibility] key [| "other spelling"]: type = default, parser;` under the meaning.
+/// `[visibility] key [| "other spelling"]: type = default [, least to most];` under the meaning.
 macro_rules! settings {
-    ($(#[doc = $meaning:literal] $vis:vis $key:ident $(| $other:literal)?: $type:ty = $default:expr, $parse:expr;)*) => {
+    ($(#[doc = $meaning:literal] $vis:vis $key:ident $(| $other:literal)?: $type:ty = $default:expr $(, $min:literal to $max:literal)?;)*) => {
         /// Every setting with its effective value; a field is called as its key. Sizes are in bytes.
         #[non_exhaustive]
         #[derive(Clone, Debug)]
@@ -41,12 +41,17 @@ macro_rules! settings {
                 given: impl Fn(&Key) -> Option<String>,
             ) -> Result<Self, (&'static str, String)> {
                 let mut keys = KEYS.iter();
-                let mut next = || keys.next().map(|key| (key.names[0], given(key).unwrap_or_else(key.default)));
                 let mut settings = Self {
                     $($key: {
-                        let (key, text) = next().expect("fields and KEYS come from one list");
-                        let parse: fn(&str) -> Result<$type, String> = $parse;
-                        parse(&text).map_err(|want| (key, want))?
+                        let key = keys.next().expect("fields and KEYS come from one list");
+                        let mut text = given(key).unwrap_or_else(key.default);
+                        if key.names[0].ends_with("_us") {
+                            text += "us"; // the unit that a key's name says
+                        }
+                        let read = <$type>::read(&text);
+                        $(let read = read.filter(|value| is_within(value, $min, $max));)?
+                        let want = concat!($(" from ", $min, " to ", $max)?);
+                        read.ok_or_else(|| (key.names[0], format!("{}{want}", <$type>::WANT)))?
                     },)*
                     zookeeper: None,
                 };
@@ -59,83 +64,83 @@ macro_rules! settings {
 
 settings! {
     /// The address that a provider binds; in direct mode the one that a caller dials.
-    pub rpcserverip: IpAddr = "127.0.0.1", ip;
+    pub rpcserverip: IpAddr = "127.0.0.1";
     /// The port beside it; 0 lets the system choose, and the provider prints what it chose.
-    pub rpcserverport: u16 = 0, |text| number(text, 0, 65535);
+    pub rpcserverport: u16 = 0, "0" to "65535";
     /// Direct mode with several providers: ip:port, ip:port; instead of rpcserverip.
-    pub peers: Vec<SocketAddr> = "", peers;
+    pub peers: Vec<SocketAddr> = "";
     /// The ip[:port] that is published; empty is the address that reaches ZooKeeper, port 0 the bound one.
-    pub advertise: Option<SocketAddr> = "", advertise;
+    pub advertise: Option<SocketAddr> = "";
 
     /// ZooKeeper: h1:p1,h2:p2/chroot; empty is direct mode, without a registry.
-    zookeeperip | "zkip": Option<ZooKeeperAddress> = "", zookeeper;
+    zookeeperip | "zkip": Option<ZooKeeperAddress> = "";
     /// The port of the hosts that name none.
-    zookeeperport | "zkport": u16 = 2181, |text| number(text, 1, 65535);
+    zookeeperport | "zkport": u16 = 2181, "1" to "65535";
     /// scheme:credentials, such as digest:user:password. Never printed.
-    zookeeperauth: Option<(String, String)> = "", auth;
+    zookeeperauth: Option<(String, String)> = "";
     /// How long ZooKeeper keeps what a silent process published.
-    pub zookeepertimeout: Duration = "10s", |text| duration(text, "2s", "5m");
+    pub zookeepertimeout: Duration = "10s", "2s" to "5m";
     /// Fail at start when the registry cannot be reached, instead of serving and trying on.
-    pub require_registry: bool = "false", on_off;
+    pub require_registry: bool = "false";
 
     /// What the peers at direct addresses speak: mux, legacy, legacy-be or legacy-varint.
-    pub protocol: Protocol = "mux", Protocol::parse;
+    pub protocol: Protocol = "mux";
     /// Serve C++ callers on the same port.
-    pub legacy: bool = "on", on_off;
+    pub legacy: bool = "on";
     /// After a legacy reply: eof closes, keep waits for the next call (some C++ descendants).
-    pub legacy_close: LegacyClose = "eof", LegacyClose::parse;
+    pub legacy_close: LegacyClose = "eof";
     /// The end of a legacy reply: eof, or quiet (nothing follows for a moment) for peers that never close.
-    pub legacy_end: LegacyEnd = "eof", LegacyEnd::parse;
+    pub legacy_end: LegacyEnd = "eof";
     /// An empty legacy reply: error, or default (a message of defaults, which may hide a dead peer).
-    pub legacy_empty: LegacyEmpty = "error", LegacyEmpty::parse;
+    pub legacy_empty: LegacyEmpty = "error";
     /// Nodes that C++ callers look up: off, yield (when the name is free) or hold (at once).
-    pub legacy_mirror: LegacyMirror = "yield", LegacyMirror::parse;
+    pub legacy_mirror: LegacyMirror = "yield";
 
     /// Threads that move bytes.
-    pub io_threads: usize = cores(), |text| number(text, 1, 1024);
+    pub io_threads: usize = cores(), "1" to "1024";
     /// Threads that run handlers.
-    pub worker_threads: usize = 4 * cores(), |text| number(text, 1, 4096);
+    pub worker_threads: usize = 4 * cores(), "1" to "4096";
     /// How long the reactors poll before they sleep, in microseconds; faster answers for a busy core.
-    pub spin_us: Duration = 0, micros;
+    pub spin_us: Duration = 0, "0" to "1s";
 
     /// From a call to its decoded reply, unless the call says otherwise.
-    pub timeout: Duration = "5s", |text| duration(text, "1ms", "1h");
+    pub timeout: Duration = "5s", "1ms" to "1h";
     /// For the connection and the peer's Hello.
-    pub connect_timeout: Duration = "1s", |text| duration(text, "1ms", "5m");
+    pub connect_timeout: Duration = "1s", "1ms" to "5m";
     /// How long a stopping provider waits for running calls.
-    pub drain_timeout: Duration = "10s", |text| duration(text, "0s", "1h");
+    pub drain_timeout: Duration = "10s", "0s" to "1h";
     /// For one frame to arrive, and for output to be accepted.
-    pub request_timeout: Duration = "10s", |text| duration(text, "10ms", "1h");
+    pub request_timeout: Duration = "10s", "10ms" to "1h";
     /// After so long without a byte a connection ends.
-    pub idle_timeout: Duration = "300s", |text| duration(text, "10ms", "24h");
+    pub idle_timeout: Duration = "300s", "10ms" to "24h";
     /// How often a client pings a connection that is idle.
-    pub ping_interval: Duration = "30s", |text| duration(text, "10ms", "24h");
+    pub ping_interval: Duration = "30s", "10ms" to "24h";
     /// Clients are asked not to ping more often.
-    pub min_ping_interval: Duration = "1s", |text| duration(text, "0s", "1h");
+    pub min_ping_interval: Duration = "1s", "0s" to "1h";
 
     /// The meta part of one mux frame.
-    pub max_header: usize = 65535, |text| size(text, "256", "65535");
+    pub max_header: usize = 65535, "256" to "65535";
     /// The message and attachment of one request or response.
-    pub max_body: usize = "4M", |text| size(text, "1k", "1G");
+    pub max_body: usize = "4M", "1k" to "1G";
     /// Connections a provider keeps open.
-    pub max_connections: usize = 20000, |text| number(text, 1, 10_000_000);
+    pub max_connections: usize = 20000, "1" to "10000000";
     /// Calls open at once on one connection.
-    pub max_calls: usize = 1024, |text| number(text, 1, 1_000_000);
+    pub max_calls: usize = 1024, "1" to "1000000";
     /// Calls that wait for a worker.
-    pub max_queue: usize = 1024, |text| number(text, 1, 1_000_000);
+    pub max_queue: usize = 1024, "1" to "1000000";
     /// Bytes that wait to be written on one connection before it is no longer read.
-    pub max_output: usize = "1M", |text| size(text, "1k", "1G");
+    pub max_output: usize = "1M", "1k" to "1G";
     /// Idle connections that blocking callers keep to one endpoint.
-    pub max_idle: usize = 8, |text| number(text, 0, 10_000);
+    pub max_idle: usize = 8, "0" to "10000";
 
     /// Where the log files go.
-    pub log_dir: PathBuf = ".", path;
+    pub log_dir: PathBuf = ".";
     /// The least grave level that is logged: off, error, warn, info, debug or trace.
-    pub log_level: LogLevel = "info", LogLevel::parse;
+    pub log_level: LogLevel = "info";
     /// Log records that wait to be written; more are dropped and counted.
-    pub log_queue: usize = 8192, |text| number(text, 1, 10_000_000);
+    pub log_queue: usize = 8192, "1" to "1000000";
     /// A log file of this size is followed by a new one; 0 is no limit.
-    pub log_max_size: usize = 0, |text| size(text, "0", "1024G");
+    pub log_max_size: usize = 0, "0" to "1024G";
 }
 
 impl Settings {

@@ -1,8 +1,8 @@
 //! The values of keys: what is accepted for each kind, and the words that say so when it is not.
 //!
-//! Every parser returns, as its error, what would have been right: "a port from 1 to 65535".
+//! A [`Value`] knows what would be right instead of a refused one: "an IP address such as 127.0.0.1".
 
-use std::{fmt, net::IpAddr, net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+use std::{fmt, net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
 /// Enums whose variants are words of the configuration file.
 macro_rules! words {
@@ -18,11 +18,13 @@ macro_rules! words {
                 match self { $(Self::$variant => $word),* }
             }
 
-            pub(super) fn parse(text: &str) -> Result<Self, String> {
-                [$(Self::$variant),*]
-                    .into_iter()
-                    .find(|value| text.eq_ignore_ascii_case(value.as_str()))
-                    .ok_or_else(|| ["one of", $($word),*].join(" "))
+        }
+
+        impl Value for $name {
+            const WANT: &str = concat!("one of", $(" ", $word),*);
+            fn read(text: &str) -> Option<Self> {
+                let mut all = [$(Self::$variant),*].into_iter();
+                all.find(|value| text.eq_ignore_ascii_case(value.as_str()))
             }
         }
     )*};
@@ -57,13 +59,8 @@ pub struct ZooKeeperAddress {
 
 impl fmt::Debug for ZooKeeperAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let auth = self.auth.as_ref().map(|(scheme, _)| scheme);
-        write!(
-            f,
-            "{}{} (auth: {auth:?})",
-            self.hosts.join(","),
-            self.chroot
-        )
+        let (hosts, auth) = (self.hosts.join(","), self.auth.is_some());
+        write!(f, "{hosts}{} (auth: {auth})", self.chroot)
     }
 }
 
@@ -78,38 +75,57 @@ pub(super) fn visible(text: &str) -> String {
     format!("{short:?}{more}")
 }
 
-pub(super) fn number<T: TryFrom<u64>>(text: &str, min: u64, max: u64) -> Result<T, String> {
-    digits(text)
-        .filter(|n| (min..=max).contains(n))
-        .and_then(|n| T::try_from(n).ok())
-        .ok_or_else(|| format!("a whole number from {min} to {max}"))
+/// A type that is written in a configuration.
+pub(super) trait Value: Sized {
+    /// What is right, for an error line: "want ..".
+    const WANT: &str;
+    fn read(text: &str) -> Option<Self>;
 }
 
-/// Bytes: `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
-pub(super) fn size(text: &str, min: &str, max: &str) -> Result<usize, String> {
-    let bytes = |text: &str| {
-        let lower = text.to_ascii_lowercase();
-        let lower = lower.strip_suffix('b').unwrap_or(&lower);
-        let (number, shift) = match lower.as_bytes().last() {
-            Some(b'k') => (&lower[..lower.len() - 1], 10),
-            Some(b'm') => (&lower[..lower.len() - 1], 20),
-            Some(b'g') => (&lower[..lower.len() - 1], 30),
-            _ => (lower, 0),
-        };
-        usize::try_from(digits(number.trim_end())?.checked_mul(1 << shift)?).ok()
-    };
-    bytes(text)
-        .filter(|n| bytes(min) <= Some(*n) && bytes(max).is_none_or(|max| *n <= max))
-        .ok_or_else(|| format!("a size from {min} to {max} bytes, such as 65536, 64k or 4M"))
+/// Whether a value lies between two that are given as they are written.
+pub(super) fn is_within<T: Value + PartialOrd>(value: &T, min: &str, max: &str) -> bool {
+    T::read(min).is_some_and(|min| min <= *value) && T::read(max).is_none_or(|max| *value <= max)
+}
+
+/// Empty is `None`.
+impl<T: Value> Value for Option<T> {
+    const WANT: &str = T::WANT;
+    fn read(text: &str) -> Option<Self> {
+        if text.is_empty() {
+            Some(None)
+        } else {
+            T::read(text).map(Some)
+        }
+    }
+}
+
+impl Value for u16 {
+    const WANT: &str = "a whole number";
+    fn read(text: &str) -> Option<Self> {
+        Self::try_from(digits(text)?).ok()
+    }
+}
+
+/// `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
+impl Value for usize {
+    const WANT: &str = "a number such as 1024, 64k or 4M";
+    fn read(text: &str) -> Option<Self> {
+        let text = text.to_ascii_lowercase();
+        let text = text.strip_suffix('b').unwrap_or(&text);
+        let (number, unit) = text.split_at(text.find(['k', 'm', 'g']).unwrap_or(text.len()));
+        let power = ["", "k", "m", "g"].iter().position(|name| *name == unit)?;
+        Self::try_from(digits(number.trim_end())?)
+            .ok()?
+            .checked_mul(1 << (10 * power))
+    }
 }
 
 /// `10s`, `200ms`, `1.5h`; a bare number is seconds.
-pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Duration, String> {
-    let time = |text: &str| {
-        let at = text
-            .find(|c: char| c != '.' && !c.is_ascii_digit())
-            .unwrap_or(text.len());
-        let (number, unit) = text.split_at(at);
+impl Value for Duration {
+    const WANT: &str = "a time such as 10s, 200ms or 5m (a bare number is seconds)";
+    fn read(text: &str) -> Option<Self> {
+        let unit = text.find(|c: char| c != '.' && !c.is_ascii_digit());
+        let (number, unit) = text.split_at(unit.unwrap_or(text.len()));
         let unit = match unit.trim() {
             "us" => 1e-6,
             "ms" => 1e-3,
@@ -118,116 +134,99 @@ pub(super) fn duration(text: &str, min: &str, max: &str) -> Result<Duration, Str
             "h" => 3600.0,
             _ => return None,
         };
-        Duration::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
-    };
-    time(text)
-        .filter(|d| time(min) <= Some(*d) && Some(*d) <= time(max))
-        .ok_or_else(|| {
-            format!(
-                "a time from {min} to {max}, such as 10s, 200ms or 5m; a bare number is seconds"
-            )
-        })
-}
-
-pub(super) fn micros(text: &str) -> Result<Duration, String> {
-    number(text, 0, 1_000_000).map(Duration::from_micros)
-}
-
-pub(super) fn on_off(text: &str) -> Result<bool, String> {
-    match text.to_ascii_lowercase().as_str() {
-        "on" | "true" | "yes" | "1" => Ok(true),
-        "off" | "false" | "no" | "0" => Ok(false),
-        _ => Err("on or off (true or false)".into()),
+        Self::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
     }
 }
 
-pub(super) fn path(text: &str) -> Result<PathBuf, String> {
-    Some(PathBuf::from(text))
-        .filter(|path| !path.as_os_str().is_empty())
-        .ok_or_else(|| "the name of a directory".into())
+impl Value for bool {
+    const WANT: &str = "on or off (true or false)";
+    fn read(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "on" | "true" | "yes" | "1" => Some(true),
+            "off" | "false" | "no" | "0" => Some(false),
+            _ => None,
+        }
+    }
 }
 
-pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
-    parsed_ip(text).ok_or_else(|| "an IP address such as 127.0.0.1".into())
+impl Value for PathBuf {
+    const WANT: &str = "the name of a directory";
+    fn read(text: &str) -> Option<Self> {
+        (!text.is_empty()).then(|| text.into())
+    }
 }
 
-pub(super) fn peers(text: &str) -> Result<Vec<SocketAddr>, String> {
-    let peer = |text: &str| SocketAddr::from_str(text.trim()).ok().filter(dialable);
-    optional(text)
-        .map_or(Some(Vec::new()), |text| text.split(',').map(peer).collect())
-        .ok_or_else(|| "ip:port, ip:port, each with a port from 1 to 65535".into())
+impl Value for IpAddr {
+    const WANT: &str = "an IP address such as 127.0.0.1";
+    fn read(text: &str) -> Option<Self> {
+        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+        inner.unwrap_or(text).parse().ok()
+    }
 }
 
-pub(super) fn advertise(text: &str) -> Result<Option<SocketAddr>, String> {
-    let Some(text) = optional(text) else {
-        return Ok(None);
-    };
-    let bare = parsed_ip(text).map(|ip| SocketAddr::new(ip, 0));
-    bare.or_else(|| SocketAddr::from_str(text).ok().filter(dialable))
-        .filter(|addr| !addr.ip().is_unspecified())
-        .map(Some)
-        .ok_or_else(|| "ip or ip:port, as other machines dial it".into())
+/// What is published. Port 0 stands for none.
+impl Value for SocketAddr {
+    const WANT: &str = "ip or ip:port, as other machines dial it";
+    fn read(text: &str) -> Option<Self> {
+        let bare = IpAddr::read(text).map(|ip| Self::new(ip, 0));
+        bare.or_else(|| dialable(text))
+            .filter(|addr| !addr.ip().is_unspecified())
+    }
 }
 
-pub(super) fn auth(text: &str) -> Result<Option<(String, String)>, String> {
-    let Some(text) = optional(text) else {
-        return Ok(None);
-    };
-    text.split_once(':')
-        .filter(|(scheme, credentials)| !scheme.is_empty() && !credentials.is_empty())
-        .map(|(scheme, credentials)| Some((scheme.to_owned(), credentials.to_owned())))
-        .ok_or_else(|| "scheme:credentials, such as digest:user:password".into())
+impl Value for Vec<SocketAddr> {
+    const WANT: &str = "ip:port, ip:port, each with a port from 1 to 65535";
+    fn read(text: &str) -> Option<Self> {
+        let each = text.split(',').filter(|_| !text.is_empty());
+        each.map(|peer| dialable(peer.trim())).collect()
+    }
+}
+
+impl Value for (String, String) {
+    const WANT: &str = "scheme:credentials, such as digest:user:password";
+    fn read(text: &str) -> Option<Self> {
+        let (scheme, credentials) = text.split_once(':')?;
+        (!scheme.is_empty() && !credentials.is_empty()).then(|| (scheme.into(), credentials.into()))
+    }
 }
 
 /// Hosts without a port are left so: it is another key's.
-pub(super) fn zookeeper(text: &str) -> Result<Option<ZooKeeperAddress>, String> {
-    let Some(text) = optional(text) else {
-        return Ok(None);
-    };
-    let (hosts, chroot) = text.split_at(text.find('/').unwrap_or(text.len()));
-    let chroot = chroot.trim_end_matches('/');
-    let step = |step: &str| !matches!(step, "" | "." | "..") && !step.contains(char::is_whitespace);
-    let right = chroot.split('/').skip(1).all(step) && hosts.split(',').all(|h| is_host(h.trim()));
-    right
-        .then(|| ZooKeeperAddress {
-            hosts: hosts.split(',').map(|host| host.trim().into()).collect(),
-            chroot: chroot.to_owned(),
-            auth: None,
+impl Value for ZooKeeperAddress {
+    const WANT: &str = "host[:port], several with commas between, then perhaps /chroot";
+    fn read(text: &str) -> Option<Self> {
+        let (hosts, chroot) = text.split_at(text.find('/').unwrap_or(text.len()));
+        let chroot = chroot.trim_end_matches('/').to_owned();
+        let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().into()).collect();
+        let step = |s: &str| !matches!(s, "" | "." | "..") && !s.contains(char::is_whitespace);
+        let right = chroot.split('/').skip(1).all(step) && hosts.iter().all(|host| is_host(host));
+        let auth = None;
+        right.then_some(Self {
+            hosts,
+            chroot,
+            auth,
         })
-        .map(Some)
-        .ok_or_else(|| "host[:port], several with commas between, then perhaps /chroot".into())
+    }
 }
 
 /// A name, an IPv4 address or an IPv6 address in brackets, with or without a port.
 fn is_host(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
-        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
-        _ => (text, None),
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, "1"),
     };
     let name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-    let known = match host.strip_prefix('[') {
-        Some(_) => parsed_ip(host).is_some(),
-        None => !host.is_empty() && host.chars().all(name),
-    };
-    known && port.is_none_or(|port| number::<u16>(port, 1, 65535).is_ok())
+    let named = !host.is_empty() && host.chars().all(name);
+    (named || host.starts_with('[') && IpAddr::read(host).is_some())
+        && u16::read(port).is_some_and(|port| port > 0)
 }
 
-fn parsed_ip(text: &str) -> Option<IpAddr> {
-    let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
-    inner.unwrap_or(text).parse().ok()
-}
-
-fn dialable(addr: &SocketAddr) -> bool {
-    addr.port() != 0
-}
-
-fn optional(text: &str) -> Option<&str> {
-    Some(text).filter(|text| !text.is_empty())
+fn dialable(text: &str) -> Option<SocketAddr> {
+    let addr: SocketAddr = text.parse().ok()?;
+    (addr.port() > 0).then_some(addr)
 }
 
 /// Digits only: `u64::from_str` would take a sign.
 fn digits(text: &str) -> Option<u64> {
-    text.parse()
-        .ok()
-        .filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
+    let only = text.bytes().all(|b| b.is_ascii_digit());
+    text.parse().ok().filter(|_| only)
 }

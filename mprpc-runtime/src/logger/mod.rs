@@ -82,19 +82,11 @@ impl Logger {
     /// [`Error::Config`] for an unknown level, [`Error::Io`] if the thread cannot be started.
     pub fn start(options: LoggerOptions) -> Result<LoggerGuard, Error> {
         static OURS: OnceLock<bool> = OnceLock::new();
-        let level: LevelFilter = options.level.parse().map_err(|_| {
-            Error::Config(format!(
-                "log_level = {:?}: want off, error, warn, info, debug or trace",
-                options.level
-            ))
-        })?;
-        let ours = *OURS.get_or_init(|| {
-            let ours = log::set_logger(&Facade).is_ok();
-            if ours {
-                flush_on_panic();
-            }
-            ours
-        });
+        let want = "want off, error, warn, info, debug or trace";
+        let wrong = |_| Error::Config(format!("log_level = {:?}: {want}", options.level));
+        let level: LevelFilter = options.level.parse().map_err(wrong)?;
+        let first = || log::set_logger(&Facade).map(|()| flush_on_panic()).is_ok();
+        let ours = *OURS.get_or_init(first);
         if ours {
             let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
             match &mut *current {
@@ -142,13 +134,12 @@ impl Running {
         let (ending, ended) = bounded(0);
         let lost = Arc::new(AtomicU64::new(0));
         let writer = writer::Writer::new(options.dir, options.max_size, lost.clone());
-        thread::Builder::new()
-            .name(THREAD.into())
-            .spawn(move || {
-                let _ending = ending;
-                writer.run(&records);
-            })
-            .map_err(|e| Error::Io("the log thread cannot be started".into(), e))?;
+        let run = move || {
+            let _ending = ending;
+            writer.run(&records);
+        };
+        let thread = thread::Builder::new().name(THREAD.into()).spawn(run);
+        thread.map_err(|e| Error::Io("the log thread cannot be started".into(), e))?;
         Ok(Self {
             queue,
             ended,
@@ -163,16 +154,16 @@ impl Running {
     /// Whether a record of the ZooKeeper client may pass, and how many did not since the last one.
     fn zookeeper_turn(&self) -> Option<u64> {
         let now = self.started.elapsed().as_millis() as u64;
-        let turn = self.zookeeper_next.fetch_update(Relaxed, Relaxed, |next| {
-            (now >= next).then_some(now + ZOOKEEPER_PAUSE_MS)
-        });
-        match turn {
-            Ok(_) => Some(self.zookeeper_suppressed.swap(0, Relaxed)),
-            Err(_) => {
-                self.zookeeper_suppressed.fetch_add(1, Relaxed);
-                None
-            }
+        let turn = |next| (now >= next).then_some(now + ZOOKEEPER_PAUSE_MS);
+        if self
+            .zookeeper_next
+            .fetch_update(Relaxed, Relaxed, turn)
+            .is_ok()
+        {
+            return Some(self.zookeeper_suppressed.swap(0, Relaxed));
         }
+        self.zookeeper_suppressed.fetch_add(1, Relaxed);
+        None
     }
 }
 
@@ -232,10 +223,8 @@ fn flush_on_panic() {
         let thread = thread::current();
         if thread.name() != Some(THREAD) {
             let name = thread.name().unwrap_or("?");
-            match info.location() {
-                Some(place) => log::error!("thread {name} panicked at {place}"),
-                None => log::error!("thread {name} panicked"),
-            }
+            let place = info.location().map(ToString::to_string).unwrap_or_default();
+            log::error!("thread {name} panicked at {place}");
             flush(PANIC_FLUSH_LIMIT);
         }
     }));
@@ -243,9 +232,8 @@ fn flush_on_panic() {
 
 /// The client's crate retries without a pause while a server is away, and logs each time.
 fn is_zookeeper(target: &str) -> bool {
-    target
-        .strip_prefix("zookeeper")
-        .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    let rest = target.strip_prefix("zookeeper");
+    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
 const THREAD: &str = "mprpc-log";

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
+    num::NonZero,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -49,11 +50,7 @@ impl Writer {
         let now = SystemTime::now();
         Self {
             dir,
-            max_size: if max_size == 0 {
-                u64::MAX
-            } else {
-                max_size as u64
-            },
+            max_size: NonZero::new(max_size as u64).map_or(u64::MAX, NonZero::get),
             lost,
             batch: String::new(),
             records: 0,
