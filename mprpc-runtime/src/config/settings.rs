@@ -69,7 +69,7 @@ settings! {
     pub rpcserverport: u16 = 0, "0" to "65535";
     /// Direct mode with several providers: ip:port, ip:port; instead of rpcserverip.
     pub peers: Vec<SocketAddr> = "";
-    /// The ip[:port] that is published; empty is the address that reaches ZooKeeper, port 0 the bound one.
+    /// The ip or ip:port that is published; empty is the address that reaches ZooKeeper, port 0 the bound one.
     pub advertise: Option<SocketAddr> = "";
 
     /// ZooKeeper: h1:p1,h2:p2/chroot; empty is direct mode, without a registry.

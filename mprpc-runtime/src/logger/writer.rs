@@ -18,6 +18,7 @@ use crossbeam_channel::{Receiver, RecvTimeoutError};
 
 use super::{Item, line};
 
+#[derive(Default)]
 pub(super) struct Writer {
     dir: PathBuf,
     max_size: u64,
@@ -28,7 +29,7 @@ pub(super) struct Writer {
     records: u64,
     day: u64,
     /// The time that decided on `day`, or a later one of that day.
-    newest: SystemTime,
+    newest: Option<SystemTime>,
     /// 0 is `-log.txt`, 1 is `-log.1.txt`.
     number: u32,
     file: Option<Open>,
@@ -47,20 +48,12 @@ struct Open {
 
 impl Writer {
     pub(super) fn new(dir: PathBuf, max_size: usize, lost: Arc<AtomicU64>) -> Self {
-        let now = SystemTime::now();
+        let max_size = NonZero::new(max_size as u64).map_or(u64::MAX, NonZero::get);
         Self {
             dir,
-            max_size: NonZero::new(max_size as u64).map_or(u64::MAX, NonZero::get),
+            max_size,
             lost,
-            batch: String::new(),
-            records: 0,
-            day: line::day_and_ms(now).0,
-            newest: now,
-            number: 0,
-            file: None,
-            torn: false,
-            retry_at: None,
-            complain_at: None,
+            ..Self::default()
         }
     }
 
@@ -103,13 +96,17 @@ impl Writer {
         let (day, ms) = line::day_and_ms(time);
         // Threads overtake each other around midnight: a record that is late by less than
         // `LATE` stays in the newer file. A clock that was set back is followed, once.
-        let late = self.newest.duration_since(time).unwrap_or_default();
-        if day > self.day || day < self.day && late > LATE {
-            self.write();
-            (self.day, self.newest, self.number) = (day, time, 0);
+        let late = self
+            .newest
+            .and_then(|newest| newest.duration_since(time).ok());
+        if day > self.day || day < self.day && late > Some(LATE) {
+            if self.records > 0 {
+                self.write(); // what was lost so far is told in the next file
+            }
+            (self.day, self.newest, self.number) = (day, Some(time), 0);
             (self.file, self.torn) = (None, false);
         }
-        self.newest = self.newest.max(time);
+        self.newest = self.newest.max(Some(time));
         let before = self.batch.len();
         line::push(&mut self.batch, ms, text);
         if before > 0 && self.batch.len() as u64 > self.max_size.min(BATCH) {
@@ -124,9 +121,12 @@ impl Writer {
     fn write(&mut self) {
         let lost = self.lost.swap(0, Relaxed);
         if lost > 0 {
-            let now = SystemTime::now();
+            let (today, ms) = line::day_and_ms(SystemTime::now());
+            if self.day == 0 {
+                self.day = today; // not one record came through so far
+            }
             let text = format!("WARN {}: {lost} records lost", module_path!());
-            line::push(&mut self.batch, line::day_and_ms(now).1, &text);
+            line::push(&mut self.batch, ms, &text);
         }
         if self.batch.is_empty() {
             return;
@@ -280,6 +280,17 @@ mod tests {
         assert_eq!(numbers(evening), Vec::from_iter(0..200));
         assert_eq!(numbers(morning), Vec::from_iter(200..400));
         assert!(evening.starts_with("23:59:58.000 ") && morning.starts_with("00:00:00.000 "));
+    }
+
+    #[test]
+    fn a_loss_before_the_first_record_is_told_in_the_file_of_today() {
+        let dir = std::env::temp_dir().join(format!("mprpc-early-{}", std::process::id()));
+        let lost = Arc::new(AtomicU64::new(3));
+        Writer::new(dir.clone(), 0, lost).write();
+        let mut files = fs::read_dir(&dir).expect("the directory was made");
+        let name = files.next().expect("a file").expect("an entry").file_name();
+        assert!(!name.to_string_lossy().starts_with("1970"), "{name:?}");
+        fs::remove_dir_all(dir).expect("it was made above");
     }
 
     #[test]
