@@ -82,6 +82,7 @@ pub struct Posts {
 struct Inner {
     posts: Posts,
     asleep: bool,
+    closed: bool,
     /// The connection whose bytes the reactor is handling: calls with ids above the given one were
     /// begun in this turn and answer into `answers`.
     lent: Option<(ConnId, u64)>,
@@ -100,9 +101,14 @@ impl Mailbox {
         }
     }
 
-    /// Posts `command` to `conn`; `write` appends the bytes that go with it.
+    /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has
+    /// stopped, a call to start ends here and now.
     pub fn post(&self, conn: ConnId, command: Command, write: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
+        if inner.closed {
+            drop(inner);
+            return command.undeliverable();
+        }
         inner.push(conn, command, write);
         self.release(inner);
     }
@@ -110,10 +116,10 @@ impl Mailbox {
     /// Posts a call to start.
     ///
     /// # Errors
-    /// Gives `command` back, unposted, if too many posts wait already.
+    /// Gives `command` back, unposted, if too many posts wait already or the reactor has stopped.
     pub fn try_post(&self, conn: ConnId, command: Command) -> Result<(), Command> {
         let mut inner = self.lock();
-        if inner.posts.list.len() >= self.max_posts {
+        if inner.closed || inner.posts.list.len() >= self.max_posts {
             return Err(command);
         }
         inner.push(conn, command, |_| ());
@@ -130,6 +136,7 @@ impl Mailbox {
                 write(&mut inner.answers);
                 inner.answered.push((call, failed));
             }
+            _ if inner.closed => {}
             _ => {
                 inner.push(conn, Command::Answer { call, failed }, write);
                 self.release(inner);
@@ -169,6 +176,13 @@ impl Mailbox {
         }
         inner.asleep = sleep && !any;
         any
+    }
+
+    /// Takes no more posts, and swaps those that wait into `posts`, which must be empty.
+    pub fn close(&self, posts: &mut Posts) {
+        let mut inner = self.lock();
+        inner.closed = true;
+        std::mem::swap(&mut inner.posts, posts);
     }
 
     /// Wakes the reactor if it sleeps.
