@@ -36,7 +36,7 @@ STRANGERS = [
 PACKAGES = {
     "mio": ["reactor"],
     "socket2": ["reactor", "channel"],
-    "rustix": ["reactor", "channel"],
+    "rustix": ["reactor", "channel", "provider"],
     "zookeeper": ["registry::zookeeper"],
     "configparser": ["config"],
     "signal_hook": ["provider", "application"],

@@ -11,8 +11,8 @@ use std::{
 use crate::{
     connection::CancelToken,
     descriptor::MethodDescriptor,
-    error::{CallError, Error, Ran},
-    rpc_channel::refuse_on_reactor,
+    error::{Error, Ran},
+    rpc_channel::{call_error, refuse_on_reactor},
     status::Status,
 };
 
@@ -106,17 +106,13 @@ impl<T> Pending<T> {
 
     fn late(&self) -> Error {
         let status = Status::deadline_exceeded("the channel did not end the call in time");
-        let (method, elapsed, allowed) = (self.method.path(), self.began.elapsed(), self.allowed);
-        let ran = Ran::Maybe;
-        Error::Call(Box::new(CallError {
+        call_error(
+            self.method,
             status,
-            ran,
-            method,
-            peer: None,
-            attempt: 1,
-            elapsed,
-            allowed,
-        }))
+            Ran::Maybe,
+            self.began.elapsed(),
+            self.allowed,
+        )
     }
 }
 

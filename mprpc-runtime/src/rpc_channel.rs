@@ -97,17 +97,28 @@ impl Call<'_> {
 
     /// A failure of this call before any peer was chosen.
     pub fn error(&self, status: Status, ran: Ran, elapsed: Duration, allowed: Duration) -> Error {
-        let method = self.method.path();
-        Error::Call(Box::new(CallError {
-            status,
-            ran,
-            method,
-            peer: None,
-            attempt: 1,
-            elapsed,
-            allowed,
-        }))
+        call_error(self.method, status, ran, elapsed, allowed)
     }
+}
+
+/// A failed call of which no peer is known.
+pub(crate) fn call_error(
+    method: &'static MethodDescriptor,
+    status: Status,
+    ran: Ran,
+    elapsed: Duration,
+    allowed: Duration,
+) -> Error {
+    let method = method.path();
+    Error::Call(Box::new(CallError {
+        status,
+        ran,
+        method,
+        peer: None,
+        attempt: 1,
+        elapsed,
+        allowed,
+    }))
 }
 
 /// What came beside the message, free of the read buffer.
@@ -131,16 +142,7 @@ pub(crate) fn parse_response(
             method.response_type
         ));
         let (elapsed, allowed) = time();
-        let (method, ran) = (method.path(), Ran::Maybe);
-        Error::Call(Box::new(CallError {
-            status,
-            ran,
-            method,
-            peer: None,
-            attempt: 1,
-            elapsed,
-            allowed,
-        }))
+        call_error(method, status, Ran::Maybe, elapsed, allowed)
     })
 }
 

@@ -3,6 +3,13 @@
 //! The tests start real programs: the examples, built beforehand by `scripts/test.sh`, and the peers in
 //! `tests/peers`. Everything that waits has a limit; every process ends with the value that started it.
 
+/// Messages and services of the tests' protos.
+#[allow(missing_docs, reason = "generated messages have none")]
+pub mod proto {
+    include!(concat!(env!("OUT_DIR"), "/mprpc/mod.rs"));
+}
+pub mod echo;
+
 use std::{
     fs,
     net::SocketAddr,

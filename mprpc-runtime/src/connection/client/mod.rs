@@ -6,7 +6,10 @@
 
 use std::{
     io,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -83,7 +86,29 @@ pub struct ClientConnection<C> {
     /// When the unanswered ping went out.
     pinged: Option<Instant>,
     peer_instance: u64,
+    /// The peer was heard: calls could be made.
+    opened: bool,
+    link: Option<Arc<Link>>,
     reason: Option<String>,
+}
+
+/// What other threads may know of a connection without asking it.
+#[derive(Debug, Default)]
+pub struct Link {
+    refuses: AtomicBool,
+    opened: AtomicBool,
+}
+
+impl Link {
+    /// Whether calls may be posted to the connection.
+    pub fn takes_calls(&self) -> bool {
+        !self.refuses.load(Ordering::Acquire)
+    }
+
+    /// Whether the peer was ever heard.
+    pub fn was_open(&self) -> bool {
+        self.opened.load(Ordering::Acquire)
+    }
 }
 
 struct Call<C> {
@@ -134,7 +159,33 @@ impl<C> ClientConnection<C> {
             heard: now,
             pinged: None,
             peer_instance: 0,
+            opened: false,
+            link: None,
             reason: None,
+        }
+    }
+
+    /// The same connection, which keeps `link` up to date.
+    #[must_use]
+    pub fn linked(mut self, link: Arc<Link>) -> Self {
+        self.link = Some(link);
+        self
+    }
+
+    /// Whether the peer was ever heard, so that calls could be made.
+    pub fn was_open(&self) -> bool {
+        self.opened
+    }
+
+    /// The wire it speaks.
+    pub fn wire(&self) -> Wire {
+        self.wire
+    }
+
+    fn tell(&self) {
+        if let Some(link) = &self.link {
+            link.refuses.store(!self.takes_calls(), Ordering::Release);
+            link.opened.store(self.opened, Ordering::Release);
         }
     }
 
@@ -232,10 +283,11 @@ impl<C> ClientConnection<C> {
     /// The connect succeeded.
     pub fn connected(&mut self) {
         if self.phase == Phase::Connecting {
-            self.phase = if self.wire == Wire::Mux {
-                Phase::Greeting
-            } else {
+            self.opened = self.wire != Wire::Mux;
+            self.phase = if self.opened {
                 Phase::Open
+            } else {
+                Phase::Greeting
             };
         }
     }
@@ -401,18 +453,22 @@ impl<C> ClientConnection<C> {
 impl Connection for ClientConnection<Box<dyn Completion>> {
     fn connected(&mut self, _now: Instant) {
         Self::connected(self);
+        self.tell();
     }
 
     fn receive(&mut self, bytes: &[u8], now: Instant) {
         Self::receive(self, bytes, now, &mut run);
+        self.tell();
     }
 
     fn eof(&mut self, _now: Instant) {
         Self::eof(self, &mut run);
+        self.tell();
     }
 
     fn lost(&mut self, error: &io::Error, _now: Instant) {
         Self::lost(self, error, &mut run);
+        self.tell();
     }
 
     fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
@@ -448,6 +504,7 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
             // Nothing else is posted to a client's connection.
             Command::Answer { .. } | Command::Custom(_) => {}
         }
+        self.tell();
     }
 
     fn output(&mut self) -> &mut Output {
@@ -464,6 +521,7 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
 
     fn timeout(&mut self, now: Instant) {
         Self::timeout(self, now, &mut run);
+        self.tell();
     }
 
     fn reason(&self) -> Option<&str> {

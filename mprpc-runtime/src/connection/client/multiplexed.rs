@@ -136,6 +136,7 @@ impl<C> ClientConnection<C> {
         match Hello::decode(meta) {
             Ok(hello) if hello.version > 0 => {
                 self.peer_instance = hello.instance;
+                self.opened = true;
                 self.phase = Phase::Open;
                 len
             }

@@ -1,0 +1,221 @@
+//! The application: configuration, logger, registry and client reactors, made once and shared.
+
+use std::{
+    ffi::OsString,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    path::Path,
+    process::ExitCode,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use crate::{
+    config::{LegacyMirror, MprpcConfig, Protocol, Settings},
+    error::Error,
+    logger::{Logger, LoggerGuard, LoggerOptions},
+    reactor::{self, ReactorOptions},
+    registry::{
+        Endpoint, Registry,
+        direct::DirectRegistry,
+        zookeeper::{MirrorPolicy, ZooKeeperOptions, ZooKeeperRegistry},
+    },
+    wire::{Dialect, Wire},
+};
+
+/// What every provider and channel of a program shares. Clones are the same application; it ends
+/// with the last of them and of the channels and providers made from it.
+#[derive(Clone)]
+pub struct MprpcApplication(Arc<Shared>);
+
+struct Shared {
+    config: MprpcConfig,
+    instance: u64,
+    registry: Mutex<Option<Arc<dyn Registry>>>,
+    clients: OnceLock<reactor::Pool>,
+    // Last, so that what the others log while they end is still written.
+    _logger: LoggerGuard,
+}
+
+impl MprpcApplication {
+    /// Reads the configuration that the command line names (`-i FILE`) and starts the logger.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with file, line, key and value; [`Error::Io`] if the logger cannot start.
+    pub fn init(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
+        Self::from_config(MprpcConfig::from_args(args)?)
+    }
+
+    /// The same with a file given by name.
+    ///
+    /// # Errors
+    /// As `init`.
+    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::from_config(MprpcConfig::from_file(path)?)
+    }
+
+    /// The same with a configuration made by the program.
+    ///
+    /// # Errors
+    /// As `init`.
+    pub fn from_config(config: MprpcConfig) -> Result<Self, Error> {
+        let settings = config.settings();
+        let logger = Logger::start(LoggerOptions {
+            dir: settings.log_dir.clone(),
+            level: settings.log_level.as_str(),
+            queue: settings.log_queue,
+            max_size: settings.log_max_size,
+        })?;
+        for warning in config.warnings() {
+            log::warn!("{warning}");
+        }
+        // Random enough to tell processes apart, which is all it is for.
+        let instance = RandomState::new().hash_one(std::process::id()).max(1);
+        Ok(Self(Arc::new(Shared {
+            config,
+            instance,
+            registry: Mutex::default(),
+            clients: OnceLock::new(),
+            _logger: logger,
+        })))
+    }
+
+    /// The configuration, also for the application's own keys.
+    pub fn config(&self) -> &MprpcConfig {
+        &self.0.config
+    }
+
+    /// Every setting of the framework with its effective value.
+    pub fn settings(&self) -> &Settings {
+        self.0.config.settings()
+    }
+
+    /// A number that names this application among all processes; not 0.
+    pub fn instance(&self) -> u64 {
+        self.0.instance
+    }
+
+    /// The registry that the configuration names, started when first asked for.
+    ///
+    /// # Errors
+    /// ZooKeeper is required and cannot be reached.
+    pub fn registry(&self) -> Result<Arc<dyn Registry>, Error> {
+        let mut slot = self
+            .0
+            .registry
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(registry) = &*slot {
+            return Ok(registry.clone());
+        }
+        let registry = self.start_registry()?;
+        *slot = Some(registry.clone());
+        Ok(registry)
+    }
+
+    fn start_registry(&self) -> Result<Arc<dyn Registry>, Error> {
+        let settings = self.settings();
+        let Some(zookeeper) = &settings.zookeeper else {
+            return Ok(Arc::new(DirectRegistry::new(direct_endpoints(settings))));
+        };
+        let registry = ZooKeeperRegistry::start(ZooKeeperOptions {
+            chroot: zookeeper.chroot.clone(),
+            auth: zookeeper.auth.clone(),
+            session_timeout: settings.zookeepertimeout,
+            mirror: match settings.legacy_mirror {
+                LegacyMirror::Off => MirrorPolicy::Off,
+                LegacyMirror::Yield => MirrorPolicy::Yield,
+                LegacyMirror::Hold => MirrorPolicy::Hold,
+            },
+            require: settings.require_registry,
+            ..ZooKeeperOptions::new(zookeeper.hosts.clone())
+        })?;
+        Ok(registry)
+    }
+
+    /// The reactors of this application's asynchronous calls, started when first asked for.
+    pub(crate) fn clients(&self) -> Result<&reactor::Pool, Error> {
+        if let Some(pool) = self.0.clients.get() {
+            return Ok(pool);
+        }
+        let options = ReactorOptions {
+            spin: self.settings().spin_us,
+            ..Default::default()
+        };
+        let pool = reactor::Pool::start("mprpc-client", CLIENT_REACTORS, &options)?;
+        // A second thread may have been faster; then this pool ends at once.
+        Ok(self.0.clients.get_or_init(|| pool))
+    }
+}
+
+impl fmt::Debug for MprpcApplication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MprpcApplication")
+            .field("instance", &self.0.instance)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        if let Some(clients) = self.clients.get() {
+            clients.stop(STOP);
+        }
+    }
+}
+
+/// Runs a program: `MprpcApplication::init` with the command line, then `run`. An error is printed
+/// on one line; the exit status is 2 for the configuration and 1 for anything else.
+///
+/// ```no_run
+/// use std::process::ExitCode;
+/// use mprpc_runtime::{MprpcChannel, MprpcApplication};
+///
+/// fn main() -> ExitCode {
+///     mprpc_runtime::main(|app: MprpcApplication| {
+///         let _channel = MprpcChannel::new(&app)?;
+///         Ok(())
+///     })
+/// }
+/// ```
+pub fn main(run: impl FnOnce(MprpcApplication) -> Result<(), Error>) -> ExitCode {
+    match MprpcApplication::init(std::env::args_os()).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn direct_endpoints(settings: &Settings) -> Vec<Endpoint> {
+    let wire = match settings.protocol {
+        Protocol::Mux => Wire::Mux,
+        Protocol::Legacy => Wire::Legacy(Dialect::LittleEndian),
+        Protocol::LegacyBe => Wire::Legacy(Dialect::BigEndian),
+        Protocol::LegacyVarint => Wire::Legacy(Dialect::Varint),
+    };
+    let own = [settings.server_addr()];
+    let addrs = if settings.peers.is_empty() {
+        &own
+    } else {
+        &settings.peers[..]
+    };
+    let endpoint = |addr: &_| Endpoint {
+        addr: *addr,
+        wire,
+        weight: 100,
+        draining: false,
+        methods: None,
+    };
+    addrs
+        .iter()
+        .filter(|addr| addr.port() != 0)
+        .map(endpoint)
+        .collect()
+}
+
+/// One reactor moves several hundred thousand calls a second; more would only split the batches.
+const CLIENT_REACTORS: usize = 1;
+/// How long an ending application waits for its threads.
+const STOP: Duration = Duration::from_secs(2);

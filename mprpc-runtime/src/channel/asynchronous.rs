@@ -1,0 +1,201 @@
+//! Asynchronous calls: posted to the peer's shared connection, which a client reactor drives.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Instant,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Attempts, Failed, MprpcChannel,
+    encode::{self, Head, Payload},
+    peer::{Peer, Shared},
+};
+use crate::{
+    connection::{
+        CancelToken, Command, Metadata,
+        call::{Completion, Failure, Outcome},
+        cancel::CancelGuard,
+    },
+    error::Ran,
+    rpc_channel::{Call, Done},
+    status::Status,
+    wire::Wire,
+};
+
+/// One call, from its start to its end, over all its attempts.
+pub(super) struct AsyncCall {
+    channel: MprpcChannel,
+    attempts: Attempts,
+    metadata: Metadata,
+    attachment: Bytes,
+    cancel: Option<CancelToken>,
+    /// The request for the wire of the present attempt, and where in it the message lies.
+    frame: Vec<u8>,
+    message: std::ops::Range<usize>,
+    wire: Wire,
+    target: Option<(Arc<Peer>, Shared)>,
+    guard: Option<CancelGuard>,
+    done: Done,
+}
+
+impl AsyncCall {
+    pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, attempts: Attempts, done: Done) {
+        let now = Instant::now();
+        let picked = attempts
+            .may_start(call, now)
+            .and_then(|()| channel.pick(&attempts, now));
+        let peer = match picked {
+            Ok(peer) => peer,
+            Err(failure) => return finish(done, Err(attempts.error(failure))),
+        };
+        let options = call.options;
+        let mut this = Box::new(Self {
+            channel,
+            attempts,
+            metadata: options.metadata.clone(),
+            attachment: options.attachment.clone(),
+            cancel: options.cancel.clone(),
+            frame: Vec::new(),
+            message: 0..0,
+            wire: peer.wire,
+            target: None,
+            guard: None,
+            done,
+        });
+        this.encode(&Payload::Message(call.request), now);
+        this.post(peer);
+    }
+
+    fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
+        let mut frame = Vec::new();
+        let head = Head {
+            method: self.attempts.method,
+            remaining: self.attempts.deadline.saturating_duration_since(now),
+            metadata: &self.metadata,
+            attachment: &self.attachment,
+        };
+        self.message = encode::request(&mut frame, self.wire, 0, &head, payload);
+        self.frame = frame;
+    }
+
+    fn post(mut self: Box<Self>, peer: Arc<Peer>) {
+        self.attempts.begin(&peer);
+        let clients = match self.channel.0.app.clients() {
+            Ok(clients) => clients,
+            Err(error) => return finish(self.done, Err(error)),
+        };
+        let shared = peer.shared(clients, &self.channel.0.client);
+        let tag = match &self.cancel {
+            None => 0,
+            Some(token) => {
+                let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
+                let to = shared.clone();
+                self.guard = Some(token.guard(move || {
+                    to.reactor
+                        .mailbox()
+                        .post(to.conn, Command::Cancel(tag), |_| ());
+                }));
+                tag
+            }
+        };
+        self.target = Some((peer, shared.clone()));
+        let deadline = self.attempts.deadline;
+        let empty_ok = self.attempts.method.empty_response;
+        let start = Command::Start {
+            tag,
+            deadline,
+            empty_ok,
+            done: self,
+        };
+        if let Err(Command::Start { done, .. }) =
+            shared.reactor.mailbox().try_post(shared.conn, start)
+        {
+            let text = "too many calls wait to be sent by this process";
+            done.complete(Err(Failure {
+                ran: Ran::No,
+                status: Status::resource_exhausted(text),
+            }));
+        }
+    }
+
+    /// Notes what the outcome says about the peer. Returns the failure with what it takes to
+    /// decide about another attempt.
+    fn judge(&self, failure: Failure) -> Failed {
+        let mut stale = false;
+        if let Some((peer, shared)) = &self.target {
+            stale = shared.link.was_open() && !shared.link.takes_calls();
+            if !shared.link.was_open() {
+                peer.failed(Instant::now());
+            }
+        }
+        Failed { failure, stale }
+    }
+
+    fn again(mut self: Box<Self>) -> Result<(), (Box<Self>, Failure)> {
+        let now = Instant::now();
+        if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+            let status = Status::cancelled("cancelled by the caller");
+            return Err((
+                self,
+                Failure {
+                    ran: Ran::No,
+                    status,
+                },
+            ));
+        }
+        let peer = match self.channel.pick(&self.attempts, now) {
+            Ok(peer) => peer,
+            Err(failure) => return Err((self, failure)),
+        };
+        self.wire = peer.wire;
+        self.guard = None;
+        let old = std::mem::take(&mut self.frame);
+        let message = self.message.clone();
+        self.encode(&Payload::Bytes(&old[message]), now);
+        self.post(peer);
+        Ok(())
+    }
+}
+
+impl Completion for AsyncCall {
+    fn frame(&self) -> &[u8] {
+        &self.frame
+    }
+
+    fn complete(mut self: Box<Self>, outcome: Outcome<'_>) {
+        let failure = match outcome {
+            Ok(received) => {
+                if let Some((peer, _)) = &self.target {
+                    peer.succeeded();
+                }
+                let Self { done, .. } = *self;
+                return finish(done, Ok(received));
+            }
+            Err(failure) => failure,
+        };
+        let failed = self.judge(failure);
+        if self.attempts.may_retry(&failed) {
+            if let Err((this, failure)) = self.again() {
+                finish(this.done, Err(this.attempts.error(failure)));
+            }
+        } else {
+            let error = self.attempts.error(failed.failure);
+            finish(self.done, Err(error));
+        }
+    }
+}
+
+/// Runs the caller's callback, which must not take the reactor down.
+fn finish(done: Done, result: Result<crate::connection::call::Received<'_>, crate::error::Error>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        log::error!("the callback of a call panicked");
+    }
+}
+
+static NEXT_TAG: AtomicU64 = AtomicU64::new(1);

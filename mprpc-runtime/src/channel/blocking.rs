@@ -1,0 +1,324 @@
+//! Blocking calls: the calling thread drives a connection itself, which spares the hop to a reactor.
+
+use std::{
+    cell::RefCell,
+    io::{self, ErrorKind, Read, Write},
+    net::{Shutdown, TcpStream},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use protobuf::MessageDyn;
+use rustix::net::{RecvFlags, recv};
+
+use super::{
+    Failed,
+    encode::{self, Head, Payload},
+    peer::Peer,
+};
+use crate::{
+    connection::{
+        CancelToken,
+        call::{Failure, Outcome, ReplyExtras},
+        client::{ClientConnection, ClientSettings, Start},
+    },
+    error::Ran,
+    rpc_channel::{Call, extras},
+    status::Status,
+};
+
+/// Makes one attempt of a call at `peer`, on a connection of its pool or a new one.
+pub(super) fn call(
+    peer: &Peer,
+    settings: &Arc<ClientSettings>,
+    call: &Call<'_>,
+    deadline: Instant,
+    response: &mut dyn MessageDyn,
+) -> Result<ReplyExtras, Failed> {
+    while let Some(mut connection) = peer.take_idle() {
+        if connection.is_alive() {
+            let result = connection.call(call, deadline, response);
+            return finish(peer, connection, result).map_err(|failure| Failed {
+                failure,
+                stale: true,
+            });
+        }
+    }
+    let fresh = |failure| Failed {
+        failure,
+        stale: false,
+    };
+    let mut connection = Blocking::connect(peer, settings, deadline).map_err(fresh)?;
+    let result = connection.call(call, deadline, response);
+    if !connection.conn.was_open() {
+        peer.failed(Instant::now());
+    }
+    finish(peer, connection, result).map_err(fresh)
+}
+
+fn finish(
+    peer: &Peer,
+    connection: Blocking,
+    result: Result<ReplyExtras, Failure>,
+) -> Result<ReplyExtras, Failure> {
+    if connection.conn.is_idle() {
+        peer.give_back(connection);
+    }
+    if result.is_ok() {
+        peer.succeeded();
+    }
+    result
+}
+
+/// A connection that one thread at a time uses, for one call at a time.
+pub(super) struct Blocking {
+    stream: TcpStream,
+    conn: ClientConnection<()>,
+    /// What the socket's time-outs are set to.
+    patience: Duration,
+}
+
+/// Where the end of the running call goes.
+struct Ending<'a> {
+    response: &'a mut dyn MessageDyn,
+    result: Option<Result<ReplyExtras, Failure>>,
+}
+
+impl Blocking {
+    fn connect(
+        peer: &Peer,
+        settings: &Arc<ClientSettings>,
+        deadline: Instant,
+    ) -> Result<Self, Failure> {
+        let began = Instant::now();
+        let left = deadline.saturating_duration_since(began);
+        let patience = settings.connect_timeout.min(left);
+        let did_not_run = |status| Failure {
+            ran: Ran::No,
+            status,
+        };
+        if patience.is_zero() {
+            return Err(did_not_run(Status::deadline_exceeded(
+                "no time was left to connect",
+            )));
+        }
+        let stream = TcpStream::connect_timeout(&peer.addr, patience)
+            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
+            .map_err(|error| {
+                peer.failed(Instant::now());
+                if error.kind() == ErrorKind::TimedOut && patience == left {
+                    return did_not_run(Status::deadline_exceeded(
+                        "the deadline passed while connecting",
+                    ));
+                }
+                did_not_run(Status::unavailable(format!("cannot connect: {error}")))
+            })?;
+        let mut conn = ClientConnection::new(peer.wire, settings.clone(), began);
+        conn.connected();
+        Ok(Self {
+            stream,
+            conn,
+            patience: Duration::ZERO,
+        })
+    }
+
+    fn call(
+        &mut self,
+        call: &Call<'_>,
+        deadline: Instant,
+        response: &mut dyn MessageDyn,
+    ) -> Result<ReplyExtras, Failure> {
+        let token = call.options.cancel.as_ref();
+        // Ends the read below from another thread; writing is still possible then.
+        let _guard = match token {
+            None => None,
+            Some(token) => {
+                let stream = self.stream.try_clone().map_err(|error| Failure {
+                    ran: Ran::No,
+                    status: Status::internal(format!("cannot make the call cancellable: {error}")),
+                })?;
+                Some(token.guard(move || drop(stream.shutdown(Shutdown::Read))))
+            }
+        };
+        let mut ending = Ending {
+            response,
+            result: None,
+        };
+        let wire = self.conn.wire();
+        let head = Head {
+            method: call.method,
+            remaining: deadline.saturating_duration_since(Instant::now()),
+            metadata: &call.options.metadata,
+            attachment: &call.options.attachment,
+        };
+        let start = Start {
+            tag: TAG,
+            deadline,
+            empty_ok: call.method.empty_response,
+            done: (),
+        };
+        self.conn.start(
+            start,
+            |(), id, out| {
+                encode::request(out, wire, id, &head, &Payload::Message(call.request));
+            },
+            &mut |(), outcome| ending.end(outcome),
+        );
+        loop {
+            self.flush(&mut ending);
+            if let Some(result) = ending.result.take() {
+                return result;
+            }
+            let cancelled = || token.is_some_and(CancelToken::is_cancelled);
+            self.step(&mut ending, &cancelled);
+        }
+    }
+
+    /// Waits for bytes or for time to pass, and lets the connection have them.
+    fn step(&mut self, ending: &mut Ending<'_>, cancelled: &dyn Fn() -> bool) {
+        let now = Instant::now();
+        let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
+        let wait = until.saturating_duration_since(now);
+        if wait.is_zero() {
+            return self
+                .conn
+                .timeout(now, &mut |(), outcome| ending.end(outcome));
+        }
+        let read = self.be_patient(wait).and_then(|()| self.read(ending));
+        let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
+        match read {
+            // The token's hook ended the reading. A FIN alone would tell the server too late.
+            Ok(0) if cancelled() => {
+                self.conn.cancel(TAG, sink);
+                self.conn.eof(sink);
+            }
+            Ok(0) => self.conn.eof(sink),
+            Ok(_) => {}
+            Err(error) if is_timeout(&error) => {}
+            Err(error) => self.conn.lost(&error, sink),
+        }
+    }
+
+    fn read(&mut self, ending: &mut Ending<'_>) -> io::Result<usize> {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(READ_SIZE, 0);
+            let n = self.stream.read(buffer)?;
+            if n > 0 {
+                self.conn
+                    .receive(&buffer[..n], Instant::now(), &mut |(), outcome| {
+                        ending.end(outcome)
+                    });
+            }
+            Ok(n)
+        })
+    }
+
+    /// Writes all that waits.
+    fn flush(&mut self, ending: &mut Ending<'_>) {
+        while !self.conn.output().is_empty() {
+            match self.stream.write(self.conn.output().pending()) {
+                Ok(n) => self.conn.output().advance(n),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if is_timeout(&error) => {
+                    let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
+                    self.conn.timeout(Instant::now(), sink);
+                    if ending.result.is_some() {
+                        return;
+                    }
+                }
+                Err(error) => {
+                    // The peer may have said why before it closed.
+                    self.take_buffered(ending);
+                    let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
+                    return self.conn.lost(&error, sink);
+                }
+            }
+        }
+    }
+
+    /// Whether the connection, after some time in the pool, is as good as new.
+    fn is_alive(&mut self) -> bool {
+        let mut nobody = Nothing::default();
+        let mut ending = Ending {
+            response: &mut nobody,
+            result: None,
+        };
+        if self.take_buffered(&mut ending) {
+            self.flush(&mut ending);
+        }
+        self.conn.is_idle()
+    }
+
+    /// Hands over what lies in the socket, without waiting. Returns whether there was anything.
+    fn take_buffered(&mut self, ending: &mut Ending<'_>) -> bool {
+        BUFFER.with_borrow_mut(|buffer| {
+            buffer.resize(READ_SIZE, 0);
+            for rounds in 0.. {
+                let got = recv(&self.stream, &mut buffer[..], RecvFlags::DONTWAIT);
+                let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
+                match got {
+                    Ok((_, 0)) => self.conn.eof(sink),
+                    Ok((_, n)) if rounds < MAX_ROUNDS => {
+                        self.conn.receive(&buffer[..n], Instant::now(), sink);
+                        continue;
+                    }
+                    Err(error) if io::Error::from(error).kind() == ErrorKind::WouldBlock => {
+                        return rounds > 0;
+                    }
+                    Ok(_) | Err(_) => self.conn.eof(sink),
+                }
+                return true;
+            }
+            true
+        })
+    }
+
+    /// Sets the socket's time-outs to about `wait`; near enough is left alone, for a system call.
+    fn be_patient(&mut self, wait: Duration) -> io::Result<()> {
+        if self.patience > wait + TOLERANCE || self.patience < wait / 2 {
+            self.stream.set_read_timeout(Some(wait))?;
+            self.stream.set_write_timeout(Some(wait))?;
+            self.patience = wait;
+        }
+        Ok(())
+    }
+}
+
+impl Ending<'_> {
+    fn end(&mut self, outcome: Outcome<'_>) {
+        self.result = Some(outcome.and_then(|received| {
+            received
+                .body
+                .parse_into(self.response)
+                .map_err(|error| Failure {
+                    ran: Ran::Maybe,
+                    status: Status::internal(format!("the response cannot be parsed: {error}")),
+                })?;
+            Ok(extras(&received))
+        }));
+    }
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
+}
+
+thread_local! {
+    /// One for each thread that calls, whatever the number of its connections.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The message of no call: what `is_alive` parses into nothing.
+type Nothing = protobuf::well_known_types::empty::Empty;
+
+/// The only call there is at a time.
+const TAG: u64 = 1;
+const READ_SIZE: usize = 64 * 1024;
+/// Reads for what waits in a socket before the connection is given up as babbling.
+const MAX_ROUNDS: usize = 64;
+/// How much later than asked a wait may end.
+const TOLERANCE: Duration = Duration::from_millis(10);
+const LONGEST_WAIT: Duration = Duration::from_secs(1);

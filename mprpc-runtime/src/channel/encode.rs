@@ -1,0 +1,116 @@
+//! Requests as bytes of either wire.
+
+use std::time::Duration;
+
+use protobuf::MessageDyn;
+
+use crate::{
+    connection::{Metadata, call::append_message},
+    descriptor::MethodDescriptor,
+    rpc_channel::Call,
+    status::Status,
+    wire::{
+        Wire, legacy,
+        mux::{self, END, Kind, RequestMeta},
+    },
+};
+
+/// What a request consists of beside its message.
+pub(super) struct Head<'a> {
+    pub(super) method: &'static MethodDescriptor,
+    pub(super) remaining: Duration,
+    pub(super) metadata: &'a Metadata,
+    pub(super) attachment: &'a [u8],
+}
+
+/// The message of a request.
+pub(super) enum Payload<'a> {
+    Message(&'a dyn MessageDyn),
+    Bytes(&'a [u8]),
+}
+
+/// Appends a request with this id. Returns where in `out` the message lies.
+pub(super) fn request(
+    out: &mut Vec<u8>,
+    wire: Wire,
+    id: u64,
+    head: &Head<'_>,
+    payload: &Payload<'_>,
+) -> std::ops::Range<usize> {
+    match wire {
+        Wire::Mux => {
+            let meta = RequestMeta {
+                service: head.method.service,
+                method: head.method.name,
+                timeout_us: Some(u64::try_from(head.remaining.as_micros()).unwrap_or(u64::MAX)),
+                metadata: head.metadata.to_wire(),
+                attachment_size: u32::try_from(head.attachment.len()).unwrap_or(u32::MAX),
+                ..Default::default()
+            };
+            let start = mux::start_frame(out, Kind::Request, END, id, |out| meta.encode(out));
+            let message = append(out, payload);
+            out.extend_from_slice(head.attachment);
+            mux::finish_frame(out, start);
+            message
+        }
+        Wire::Legacy(dialect) => {
+            let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            legacy::write_request_head(
+                out,
+                dialect,
+                head.method.short_service(),
+                head.method.name,
+                size,
+            );
+            append(out, payload)
+        }
+    }
+}
+
+/// Refuses a request that has no place in a frame.
+pub(super) fn check_size(call: &Call<'_>) -> Result<(), Status> {
+    let size = call.request.compute_size_dyn() + call.options.attachment.len() as u64;
+    if size > MAX_FRAME {
+        let text =
+            format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
+        return Err(Status::resource_exhausted(text));
+    }
+    let metadata = &call.options.metadata;
+    if metadata.is_empty() {
+        return Ok(());
+    }
+    let size: usize = metadata
+        .iter()
+        .map(|(key, value)| key.len() + value.len() + 16)
+        .sum();
+    if size > MAX_METADATA {
+        let text = format!("the metadata of {size} bytes is over {MAX_METADATA} bytes");
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(())
+}
+
+fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
+    let start = out.len();
+    match payload {
+        Payload::Message(message) => {
+            append_message(*message, out).expect("a complete message can be written to memory");
+        }
+        Payload::Bytes(bytes) => out.extend_from_slice(bytes),
+    }
+    start..out.len()
+}
+
+impl Payload<'_> {
+    fn len(&self) -> u64 {
+        match self {
+            Self::Message(message) => message.compute_size_dyn(),
+            Self::Bytes(bytes) => bytes.len() as u64,
+        }
+    }
+}
+
+/// Protobuf's own limit.
+const MAX_FRAME: u64 = i32::MAX as u64;
+/// Leaves room in a header of 65,535 bytes for the names.
+const MAX_METADATA: usize = 60_000;

@@ -1,0 +1,503 @@
+//! Every form of a call, over real sockets, against a provider in this process.
+
+use std::{
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use mprpc_runtime::{
+    CallOptions, Code, Error, InProcessChannel, MprpcChannel, MprpcController, Pending,
+};
+use mprpc_tests::{
+    echo::{Echo, app, serve},
+    proto::{
+        echo::{Blob, Failure, Nap, Nothing, Text},
+        echo_mprpc::{EchoServiceRpc, EchoServiceRpc_Stub},
+    },
+};
+
+const LONG: Duration = Duration::from_secs(20);
+
+fn text(text: &str) -> Text {
+    Text {
+        text: text.into(),
+        ..Default::default()
+    }
+}
+
+fn nap(ms: u32) -> Nap {
+    Nap {
+        ms,
+        ..Default::default()
+    }
+}
+
+fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+/// Runs `check` with a stub that calls over a socket, then with one of the legacy wire.
+fn with_stub(settings: &[(&str, &str)], check: impl Fn(EchoServiceRpc_Stub, &Echo)) {
+    let app = app(settings);
+    let (provider, echo) = serve(&app);
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [provider.addr()]));
+    check(stub, &echo);
+    provider.stop().expect("nothing is cut");
+}
+
+#[test]
+fn blocking_calls_bring_the_answer() {
+    with_stub(&[], |stub, echo| {
+        for n in 0..100 {
+            let said = format!("hello {n}");
+            assert_eq!(stub.echo(&text(&said)).unwrap().text, said);
+            assert_eq!(stub.echo_inline(&text(&said)).unwrap().text, said);
+        }
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 200);
+    });
+}
+
+#[test]
+fn callbacks_futures_and_batches_bring_the_answers() {
+    with_stub(&[], |stub, _| {
+        let (tell, told) = mpsc::channel();
+        for n in 0..1000 {
+            let tell = tell.clone();
+            stub.echo_inline_async(&text(&n.to_string()), move |reply| {
+                tell.send((n, reply.unwrap().text)).unwrap();
+            });
+        }
+        for _ in 0..1000 {
+            let (n, said) = told.recv_timeout(LONG).unwrap();
+            assert_eq!(said, n.to_string());
+        }
+        let pending: Vec<_> = (0..300)
+            .map(|n| stub.echo_start(&text(&n.to_string())))
+            .collect();
+        for (n, pending) in pending.into_iter().enumerate() {
+            assert_eq!(pending.wait().unwrap().text, n.to_string());
+        }
+        let requests: Vec<Text> = (0..300).map(|n| text(&n.to_string())).collect();
+        let replies = stub.echo_batch(&requests);
+        let texts: Vec<Text> = replies.into_iter().map(Result::unwrap).collect();
+        assert_eq!(texts, requests);
+    });
+}
+
+#[test]
+fn a_callback_may_call_on() {
+    with_stub(&[], |stub, _| {
+        let (tell, told) = mpsc::channel();
+        let next = stub.clone();
+        stub.echo_async(&text("one"), move |reply| {
+            let first = reply.unwrap().text;
+            next.echo_async(&text("two"), move |reply| {
+                tell.send(first + &reply.unwrap().text).unwrap()
+            });
+        });
+        assert_eq!(told.recv_timeout(LONG).unwrap(), "onetwo");
+    });
+}
+
+#[test]
+fn a_blocking_call_in_a_callback_is_an_error_and_no_deadlock() {
+    with_stub(&[], |stub, _| {
+        let (tell, told) = mpsc::channel();
+        let next = stub.clone();
+        stub.echo_async(&text("one"), move |_| {
+            let inner: Result<Text, Error> = next.echo(&text("two"));
+            let waited: Result<Text, Error> = next.echo_start(&text("three")).wait();
+            tell.send((inner.unwrap_err().to_string(), waited.is_err()))
+                .unwrap();
+        });
+        let (error, waited) = told.recv_timeout(LONG).unwrap();
+        assert!(error.contains("reactor"), "{error}");
+        assert!(waited);
+    });
+}
+
+#[test]
+fn many_threads_share_a_stub() {
+    with_stub(&[], |stub, _| {
+        thread::scope(|scope| {
+            for t in 0..16 {
+                let stub = &stub;
+                scope.spawn(move || {
+                    for n in 0..200 {
+                        let said = format!("{t}.{n}");
+                        assert_eq!(stub.echo(&text(&said)).unwrap().text, said);
+                    }
+                });
+            }
+        });
+    });
+}
+
+#[test]
+fn futures_can_be_awaited_on_any_executor() {
+    struct Unpark(thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    with_stub(&[], |stub, _| {
+        let mut pending: Pending<Text> = stub.later_start(&nap(30));
+        let waker = Arc::new(Unpark(thread::current())).into();
+        let mut context = std::task::Context::from_waker(&waker);
+        let began = Instant::now();
+        let reply = loop {
+            match std::pin::Pin::new(&mut pending).poll(&mut context) {
+                std::task::Poll::Ready(reply) => break reply,
+                std::task::Poll::Pending => thread::park_timeout(LONG),
+            }
+            assert!(began.elapsed() < LONG);
+        };
+        assert_eq!(reply.unwrap().text, "later");
+    });
+    use std::future::Future;
+}
+
+#[test]
+fn failures_keep_their_code_text_and_details() {
+    with_stub(&[], |stub, _| {
+        let request = Failure {
+            code: 5,
+            text: "no such user".into(),
+            ..Default::default()
+        };
+        for error in [
+            stub.fail(&request).unwrap_err(),
+            stub.fail_start(&request).wait().unwrap_err(),
+        ] {
+            let status = error.status().unwrap();
+            assert_eq!(
+                (status.code(), status.message()),
+                (Code::NotFound, "no such user")
+            );
+            assert_eq!(status.details(), [1, 2, 3]);
+            assert!(!error.did_not_run());
+            let line = error.to_string();
+            assert!(
+                line.contains("NOT_FOUND mprpc.tests.EchoService/Fail at 127.0.0.1:"),
+                "{line}"
+            );
+        }
+    });
+}
+
+#[test]
+fn a_panic_is_an_internal_error_of_its_call_alone() {
+    with_stub(&[], |stub, _| {
+        for _ in 0..20 {
+            assert_eq!(
+                stub.panic(&Nothing::new()).unwrap_err().code(),
+                Code::Internal
+            );
+            assert_eq!(stub.echo(&text("alive")).unwrap().text, "alive");
+        }
+    });
+}
+
+#[test]
+fn deadlines_end_calls_on_time_and_reach_the_handler() {
+    with_stub(&[], |stub, echo| {
+        let hasty = stub.with(CallOptions::new().timeout(ms(100)));
+        let forms: [fn(&EchoServiceRpc_Stub) -> Result<Nothing, Error>; 2] = [
+            |stub| stub.sleep(&nap(5000)),
+            |stub| stub.sleep_start(&nap(5000)).wait(),
+        ];
+        for form in forms {
+            let began = Instant::now();
+            let error = form(&hasty).unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+            assert!(
+                began.elapsed() >= ms(100) && began.elapsed() < ms(2000),
+                "{:?}",
+                began.elapsed()
+            );
+        }
+        let began = Instant::now();
+        while echo.cancelled.load(Ordering::SeqCst) < 2 {
+            assert!(began.elapsed() < LONG, "the server was not told");
+            thread::sleep(ms(5));
+        }
+        let own = stub.hasty(&nap(3000)).unwrap_err();
+        assert!(own.to_string().contains("of 200 ms"), "{own}");
+        let zero = stub
+            .with(CallOptions::new().timeout(Duration::ZERO))
+            .echo(&text("x"))
+            .unwrap_err();
+        assert!(
+            zero.did_not_run() && zero.code() == Code::DeadlineExceeded,
+            "{zero}"
+        );
+    });
+}
+
+#[test]
+fn cancelling_ends_the_call_here_and_there() {
+    with_stub(&[], |stub, echo| {
+        let wait_for = |n| {
+            let began = Instant::now();
+            while echo.cancelled.load(Ordering::SeqCst) < n {
+                assert!(began.elapsed() < LONG, "the server was not told");
+                thread::sleep(ms(5));
+            }
+        };
+        let begun = |n| {
+            let began = Instant::now();
+            while echo.ran.load(Ordering::SeqCst) < n {
+                assert!(began.elapsed() < LONG);
+                thread::sleep(ms(5));
+            }
+        };
+        let pending = stub.sleep_start(&nap(10_000));
+        begun(1);
+        pending.cancel();
+        assert_eq!(pending.wait().unwrap_err().code(), Code::Cancelled);
+        wait_for(1);
+        // Dropping is cancelling.
+        let pending = stub.forget_start(&Nothing::new());
+        begun(2);
+        drop(pending);
+        wait_for(2);
+        // A blocking call, cancelled from another thread.
+        let mut controller = MprpcController::new();
+        let other = controller.clone();
+        let canceller = thread::spawn(move || {
+            thread::sleep(ms(100));
+            other.start_cancel();
+        });
+        let began = Instant::now();
+        let result = stub.controlled_by(&mut controller).sleep(&nap(10_000));
+        assert_eq!(result.unwrap_err().code(), Code::Cancelled);
+        assert!(began.elapsed() < ms(3000));
+        assert!(controller.failed() && controller.is_canceled());
+        canceller.join().unwrap();
+        wait_for(3);
+        controller.reset();
+        assert!(
+            stub.controlled_by(&mut controller)
+                .echo(&text("again"))
+                .is_ok()
+        );
+        assert!(!controller.failed() && controller.error_text().is_empty());
+    });
+}
+
+#[test]
+fn metadata_and_attachments_reach_the_handler() {
+    with_stub(&[], |stub, _| {
+        let suffixed = stub.with(CallOptions::new().metadata("suffix", "!"));
+        assert_eq!(suffixed.echo(&text("hi")).unwrap().text, "hi!");
+        assert_eq!(suffixed.echo_start(&text("ho")).wait().unwrap().text, "ho!");
+        let beside = stub.with(CallOptions::new().attachment(vec![9_u8; 100_000]));
+        assert_eq!(
+            beside.echo_blob(&Blob::new()).unwrap().data,
+            vec![9; 100_000]
+        );
+        assert_eq!(
+            beside.echo_blob_start(&Blob::new()).wait().unwrap().data,
+            vec![9; 100_000]
+        );
+    });
+}
+
+#[test]
+fn large_messages_pass_and_too_large_ones_name_the_setting() {
+    with_stub(&[("max_body", "2M")], |stub, _| {
+        let blob = |n| Blob {
+            data: vec![5; n],
+            ..Default::default()
+        };
+        for n in [0, 1, 65_535, 65_536, 1 << 20] {
+            assert_eq!(stub.echo_blob(&blob(n)).unwrap().data.len(), n);
+            assert_eq!(stub.echo_blob_start(&blob(n)).wait().unwrap().data.len(), n);
+        }
+        let big = stub.echo_blob(&blob(3 << 20)).unwrap_err();
+        assert_eq!(big.code(), Code::ResourceExhausted);
+        assert!(big.to_string().contains("max_body"), "{big}");
+        let reply = Blob {
+            reply_bytes: 3 << 20,
+            ..Default::default()
+        };
+        let big = stub.echo_blob(&reply).unwrap_err();
+        assert!(big.to_string().contains("max_body"), "{big}");
+        assert!(stub.echo(&text("still here")).is_ok());
+    });
+}
+
+#[test]
+fn nobody_at_the_address_is_unavailable_and_did_not_run() {
+    let app = app(&[]);
+    let (provider, _) = serve(&app);
+    let addr = provider.addr();
+    provider.stop().unwrap();
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [addr]));
+    for error in [
+        stub.echo(&text("x")).unwrap_err(),
+        stub.echo_start(&text("x")).wait().unwrap_err(),
+    ] {
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+        assert!(error.did_not_run(), "{error}");
+        assert!(error.to_string().contains(&addr.to_string()), "{error}");
+    }
+}
+
+#[test]
+fn several_providers_are_used_in_turn_and_a_dead_one_is_avoided() {
+    let app = app(&[]);
+    let (one, first) = serve(&app);
+    let (two, second) = serve(&app);
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [one.addr(), two.addr()]));
+    for _ in 0..20 {
+        stub.echo(&text("x")).unwrap();
+        stub.echo_start(&text("x")).wait().unwrap();
+    }
+    let ran = |echo: &Echo| echo.ran.load(Ordering::SeqCst);
+    assert_eq!((ran(&first), ran(&second)), (20, 20));
+    one.stop().unwrap();
+    for _ in 0..20 {
+        stub.echo(&text("x")).unwrap();
+        stub.echo_start(&text("x")).wait().unwrap();
+    }
+    assert_eq!((ran(&first), ran(&second)), (20, 60));
+}
+
+#[test]
+fn a_provider_that_restarts_is_found_again() {
+    let app = app(&[]);
+    let (provider, _) = serve(&app);
+    let addr = provider.addr();
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [addr]));
+    stub.echo(&text("x")).unwrap();
+    stub.echo_start(&text("x")).wait().unwrap();
+    for _ in 0..3 {
+        drop(stub.echo(&text("x")));
+    }
+    provider.stop().unwrap();
+    let mut provider = mprpc_runtime::RpcProvider::new(&app);
+    provider.bind(addr);
+    provider
+        .notify_service(EchoServiceRpc::service(Echo::default()))
+        .unwrap();
+    let running = provider.start().unwrap();
+    assert_eq!(stub.echo(&text("back")).unwrap().text, "back");
+    assert_eq!(stub.echo_start(&text("back")).wait().unwrap().text, "back");
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_full_worker_queue_refuses_and_says_so() {
+    with_stub(&[("worker_threads", "1"), ("max_queue", "2")], |stub, _| {
+        let pending: Vec<_> = (0..50).map(|_| stub.sleep_start(&nap(100))).collect();
+        let errors: Vec<Error> = pending
+            .into_iter()
+            .filter_map(|pending| pending.wait().err())
+            .collect();
+        assert!(!errors.is_empty());
+        for error in errors {
+            assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+            assert!(
+                error.did_not_run() && error.to_string().contains("max_queue"),
+                "{error}"
+            );
+        }
+    });
+}
+
+#[test]
+fn calls_in_flight_survive_a_drain() {
+    let app = app(&[]);
+    let (provider, _) = serve(&app);
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [provider.addr()]));
+    let slow = stub.clone();
+    let blocking = thread::spawn(move || slow.sleep(&nap(300)));
+    let pending = stub.sleep_start(&nap(300));
+    thread::sleep(ms(100));
+    provider.stop().expect("nothing is cut");
+    blocking.join().unwrap().unwrap();
+    pending.wait().unwrap();
+}
+
+#[test]
+fn the_legacy_wire_serves_the_same_service() {
+    for protocol in ["legacy", "legacy-be", "legacy-varint"] {
+        let server = app(&[]);
+        let (provider, _) = serve(&server);
+        let port = provider.addr().port().to_string();
+        let quiet = if protocol == "legacy-varint" {
+            "quiet"
+        } else {
+            "eof"
+        };
+        let caller = app(&[
+            ("rpcserverport", &port),
+            ("protocol", protocol),
+            ("legacy_end", quiet),
+        ]);
+        let stub = EchoServiceRpc_Stub::new(MprpcChannel::new(&caller).unwrap());
+        for n in 0..5 {
+            let said = format!("legacy {n}");
+            assert_eq!(stub.echo(&text(&said)).unwrap().text, said, "{protocol}");
+            assert_eq!(
+                stub.echo_start(&text(&said)).wait().unwrap().text,
+                said,
+                "{protocol}"
+            );
+        }
+        let big = Blob {
+            data: vec![3; 200_000],
+            ..Default::default()
+        };
+        assert_eq!(stub.echo_blob(&big).unwrap().data.len(), 200_000);
+        let failed = stub
+            .fail(&Failure {
+                code: 5,
+                ..Default::default()
+            })
+            .unwrap_err();
+        assert_eq!(failed.code(), Code::Unavailable, "{failed}");
+        assert!(!failed.did_not_run());
+    }
+}
+
+#[test]
+fn the_in_process_channel_needs_no_port() {
+    let stub = EchoServiceRpc_Stub::new(InProcessChannel::new(EchoServiceRpc::service(
+        Echo::default(),
+    )));
+    assert_eq!(stub.echo(&text("near")).unwrap().text, "near");
+    assert_eq!(stub.echo_start(&text("near")).wait().unwrap().text, "near");
+    assert_eq!(stub.later(&nap(10)).unwrap().text, "later");
+    assert_eq!(
+        stub.fail(&Failure {
+            code: 5,
+            ..Default::default()
+        })
+        .unwrap_err()
+        .code(),
+        Code::NotFound
+    );
+    assert_eq!(
+        stub.panic(&Nothing::new()).unwrap_err().code(),
+        Code::Internal
+    );
+}
+
+#[test]
+fn a_service_notified_twice_and_a_provider_without_services_are_errors() {
+    let app = app(&[]);
+    let mut provider = mprpc_runtime::RpcProvider::new(&app);
+    provider
+        .notify_service(EchoServiceRpc::service(Echo::default()))
+        .unwrap();
+    let twice = provider
+        .notify_service(EchoServiceRpc::service(Echo::default()))
+        .unwrap_err();
+    assert!(twice.to_string().contains("twice"), "{twice}");
+    let empty = mprpc_runtime::RpcProvider::new(&app).start().err().unwrap();
+    assert!(empty.to_string().contains("notify_service"), "{empty}");
+}
