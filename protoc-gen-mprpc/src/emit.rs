@@ -1,9 +1,14 @@
 //! The generated source of one file.
 
-use crate::model::{File, Message, Method, Service};
+mod callee;
+mod caller;
+mod tokens;
+
+use crate::model::{File, Service};
 use crate::{Error, GeneratedFile};
-use proc_macro2::{Ident, Span, TokenStream};
-use quote::{format_ident, quote};
+use proc_macro2::TokenStream;
+use quote::quote;
+use tokens::{Method, Names};
 
 /// Writes one file; without services it is only a comment.
 pub(crate) fn file(file: &File) -> Result<GeneratedFile, Error> {
@@ -18,13 +23,8 @@ pub(crate) fn file(file: &File) -> Result<GeneratedFile, Error> {
         content.push_str(&format!("// {}.\n", file.skipped.join(", ")));
     }
     for service in &file.services {
-        // One at a time: between items an empty line, which prettyplease does not write.
-        for item in
-            items(service).map_err(|e| Error::new(format!("{proto}: {}: {e}", service.name)))?
-        {
-            let source = format!("\n{}", prettyplease::unparse(&item));
-            content.push_str(&source.replacen("\n#[mprpc_allow]\n", ALLOW, 1));
-        }
+        let wrong = |e| Error::new(format!("{proto}: {}: {e}", service.name));
+        content.push_str(&items(service).map_err(wrong)?);
     }
     Ok(GeneratedFile {
         name: format!("{}.rs", file.module),
@@ -32,382 +32,69 @@ pub(crate) fn file(file: &File) -> Result<GeneratedFile, Error> {
     })
 }
 
-/// The items of one service, each as a file of its own.
-fn items(service: &Service) -> syn::Result<Vec<syn::File>> {
+fn items(service: &Service) -> syn::Result<String> {
+    let names = Names::new(service);
     let methods = service
         .methods
         .iter()
-        .map(|method| Tokens::new(service, method))
-        .collect::<syn::Result<Vec<_>>>()?;
-    let items = [
-        service_trait(service, &methods),
-        arc_impl(service, &methods),
-        service_struct(service),
-        service_impl(service, &methods),
-        descriptor(service, &methods),
-        stub_struct(service),
-        stub_impl(service, &methods),
-    ];
-    items.into_iter().map(syn::parse2).collect()
-}
-
-/// One method, its names and types as tokens.
-struct Tokens<'a> {
-    method: &'a Method,
-    /// `fixbug.UserServiceRpc/Login`
-    path: String,
-    call: Ident,
-    deferred: Ident,
-    asynchronous: Ident,
-    start: Ident,
-    batch: Ident,
-    input: syn::Path,
-    output: syn::Path,
-    /// What the callee and the caller get.
-    answer: TokenStream,
-    result: TokenStream,
-    deprecated: TokenStream,
-}
-
-impl<'a> Tokens<'a> {
-    fn new(service: &Service, method: &'a Method) -> syn::Result<Self> {
-        let names = &method.rust;
-        let path = |message: &Message| syn::parse_str::<syn::Path>(&message.path);
-        let output = path(&method.output)?;
-        Ok(Self {
-            method,
-            path: format!("{}/{}", service.full_name, method.name),
-            call: ident(&names.call),
-            deferred: ident(&names.deferred),
-            asynchronous: ident(&names.asynchronous),
-            start: ident(&names.start),
-            batch: ident(&names.batch),
-            input: path(&method.input)?,
-            answer: quote!(::std::result::Result<#output, ::mprpc_runtime::Status>),
-            result: quote!(::std::result::Result<#output, ::mprpc_runtime::Error>),
-            output,
-            deprecated: deprecated(method.deprecated),
-        })
-    }
-
-    fn docs(&self, default: &str) -> TokenStream {
-        if self.method.docs.is_empty() {
-            doc(&format!("{default} `{}`.", self.path))
-        } else {
-            docs(&self.method.docs)
-        }
-    }
-}
-
-fn service_trait(service: &Service, methods: &[Tokens<'_>]) -> TokenStream {
-    let Names { rust, server, .. } = Names::new(service);
-    let (allow, deprecated, docs) = (
-        allow(),
-        deprecated(service.deprecated),
-        service_docs(service),
-    );
-    let methods = methods.iter().map(|m| {
-        let Tokens { call, deferred, input, output, answer, deprecated, .. } = m;
-        let docs = m.docs("Answers");
-        let unimplemented = format!("{} is not implemented", m.path);
-        let deferred_doc = doc(&format!("[`{}`](Self::{}) whose answer may come later, from any thread.", plain(call), plain(call)));
-        quote! {
-            #docs
-            #deprecated
-            fn #call(&self, controller: &::mprpc_runtime::Controller, request: #input) -> #answer {
-                let _ = (controller, request);
-                ::std::result::Result::Err(::mprpc_runtime::Status::unimplemented(#unimplemented))
-            }
-            #deferred_doc
-            #deprecated
-            fn #deferred(&self, controller: ::mprpc_runtime::Controller, request: #input, reply: ::mprpc_runtime::Reply<#output>) {
-                reply.send(self.#call(&controller, request));
-            }
-        }
-    });
-    quote! {
-        #docs
-        #deprecated
-        #allow
-        pub trait #rust: Send + Sync + 'static {
-            #(#methods)*
-            /// Makes the service that `RpcProvider::notify_service` takes.
-            fn service(self) -> #server<Self>
-            where
-                Self: Sized,
-            {
-                #server(self)
-            }
-        }
-    }
-}
-
-/// A handler behind an `Arc` is a handler: its owner keeps a handle to its state.
-fn arc_impl(service: &Service, methods: &[Tokens<'_>]) -> TokenStream {
-    let Names { rust, .. } = Names::new(service);
-    let allow = allow();
-    let methods = methods.iter().map(|Tokens { call, deferred, input, output, answer, .. }| {
-        quote! {
-            fn #call(&self, controller: &::mprpc_runtime::Controller, request: #input) -> #answer {
-                (**self).#call(controller, request)
-            }
-            fn #deferred(&self, controller: ::mprpc_runtime::Controller, request: #input, reply: ::mprpc_runtime::Reply<#output>) {
-                (**self).#deferred(controller, request, reply);
-            }
-        }
-    });
-    quote! {
-        #allow
-        impl<T: #rust + ?Sized> #rust for ::std::sync::Arc<T> {
-            #(#methods)*
-        }
-    }
-}
-
-fn service_struct(service: &Service) -> TokenStream {
-    let Names { rust, server, .. } = Names::new(service);
-    let allow = allow();
-    let struct_doc = doc(&format!(
-        "A [`{rust}`] as a service: what [`{rust}::service`] makes."
-    ));
-    quote! {
-        #struct_doc
-        #allow
-        #[derive(Clone, Debug)]
-        pub struct #server<T>(T);
-    }
-}
-
-fn service_impl(service: &Service, methods: &[Tokens<'_>]) -> TokenStream {
-    let Names {
-        rust,
-        server,
-        constant,
-        ..
-    } = Names::new(service);
-    let allow = allow();
-    let dispatch = if methods.is_empty() {
-        quote! {
-            let _ = method;
-            call.unimplemented();
-        }
-    } else {
-        let arms = methods.iter().enumerate().map(|(i, Tokens { deferred, .. })| {
-            let i = proc_macro2::Literal::usize_unsuffixed(i);
-            quote!(#i => call.run(|controller, request, reply| self.0.#deferred(controller, request, reply)),)
-        });
-        quote! {
-            match method {
-                #(#arms)*
-                _ => call.unimplemented(),
-            }
-        }
-    };
-    quote! {
-        #allow
-        impl<T: #rust> ::mprpc_runtime::Service for #server<T> {
-            fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
-                &#constant
-            }
-            fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
-                #dispatch
-            }
-        }
-    }
-}
-
-fn descriptor(service: &Service, methods: &[Tokens<'_>]) -> TokenStream {
-    let Names { constant, .. } = Names::new(service);
-    let allow = allow();
-    let Service {
-        full_name, name, ..
-    } = service;
-    let constant_doc = doc(&format!("What `{full_name}` consists of."));
-    let methods = methods.iter().map(|Tokens { method, .. }| {
-        let (wire, extras) = (&method.name, &method.extras);
-        let (input, output) = (&method.input.full_name, &method.output.full_name);
-        let inline = extras.inline.then(|| quote!(.inline()));
-        let idempotent = extras.idempotent.then(|| quote!(.idempotent()));
-        let timeout = extras.timeout_ms.map(proc_macro2::Literal::u32_unsuffixed).map(|ms| quote!(.timeout_ms(#ms)));
-        let empty = method.output.empty.then(|| quote!(.empty_response()));
-        quote!(::mprpc_runtime::MethodDescriptor::new(#full_name, #wire, #input, #output) #inline #idempotent #timeout #empty)
-    });
-    quote! {
-        #constant_doc
-        #allow
-        pub static #constant: ::mprpc_runtime::ServiceDescriptor =
-            ::mprpc_runtime::ServiceDescriptor::new(#full_name, #name, &[#(#methods),*]);
-    }
-}
-
-fn stub_struct(service: &Service) -> TokenStream {
-    let Names { stub, .. } = Names::new(service);
-    let (allow, deprecated) = (allow(), deprecated(service.deprecated));
-    let stub_doc = doc(&format!("The caller's side of `{}`.", service.full_name));
-    quote! {
-        #stub_doc
-        #deprecated
-        #allow
-        #[derive(Clone, Debug)]
-        pub struct #stub {
-            stub: ::mprpc_runtime::Stub,
-        }
-    }
-}
-
-fn stub_impl(service: &Service, methods: &[Tokens<'_>]) -> TokenStream {
-    let Names { stub, constant, .. } = Names::new(service);
-    let allow = allow();
-    let descriptor_doc = doc(&format!("What `{}` consists of.", service.full_name));
-    let methods = methods
-        .iter()
         .enumerate()
-        .map(|(i, m)| stub_methods(&constant, i, m));
-    quote! {
-        #allow
-        impl #stub {
-            /// Makes a stub that calls over `channel`.
-            pub fn new(channel: impl ::mprpc_runtime::RpcChannel + 'static) -> Self {
-                Self { stub: ::mprpc_runtime::Stub::new(channel) }
-            }
-            #descriptor_doc
-            pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
-                &#constant
-            }
-            /// The same stub with other options.
-            pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
-                Self { stub: self.stub.with(options) }
-            }
-            /// The same stub, whose calls report to `controller`.
-            pub fn controlled_by(&self, controller: &mut ::mprpc_runtime::MprpcController) -> Self {
-                Self { stub: self.stub.controlled_by(controller) }
-            }
-            #(#methods)*
+        .map(|(i, method)| Method::new(service, i, method))
+        .collect::<syn::Result<Vec<_>>>()?;
+    let mut out = Printer(String::new());
+    callee::print(service, &names, &methods, &mut out)?;
+    caller::print(service, &names, &methods, &mut out)?;
+    Ok(out.0)
+}
+
+/// Prints items, each after an empty line.
+struct Printer(String);
+
+impl Printer {
+    /// Prints an item. `docs` are its documentation and the attribute `deprecated`.
+    fn item(&mut self, docs: TokenStream, item: TokenStream) -> syn::Result<()> {
+        let docs = format(quote!(#docs struct X;))?;
+        self.0.push('\n');
+        self.0
+            .push_str(docs.strip_suffix("struct X;\n").unwrap_or_default());
+        self.0.push_str(ALLOW);
+        self.0.push_str(&format(item)?);
+        Ok(())
+    }
+
+    /// Prints an item without members, then one member at a time into it, with empty lines between them. All at once takes twice the time
+    /// for large services.
+    fn block(
+        &mut self,
+        docs: TokenStream,
+        item: TokenStream,
+        members: impl IntoIterator<Item = TokenStream>,
+    ) -> syn::Result<()> {
+        self.item(docs, item)?;
+        self.0.truncate(self.0.len() - "}\n".len());
+        for (i, member) in members.into_iter().enumerate() {
+            let block = format(quote!(impl X { #member }))?;
+            let member = block
+                .strip_prefix("impl X {\n")
+                .and_then(|rest| rest.strip_suffix("}\n"))
+                .expect("prettyplease puts members on lines of their own");
+            self.0.push_str(if i == 0 { "\n" } else { "\n\n" });
+            self.0.push_str(member.trim_end_matches('\n'));
         }
+        if !self.0.ends_with('{') {
+            self.0.push('\n');
+        }
+        self.0.push_str("}\n");
+        Ok(())
     }
 }
 
-fn stub_methods(constant: &Ident, i: usize, m: &Tokens<'_>) -> TokenStream {
-    let Tokens {
-        call,
-        asynchronous,
-        start,
-        batch,
-        input,
-        output,
-        result,
-        deprecated,
-        ..
-    } = m;
-    let i = proc_macro2::Literal::usize_unsuffixed(i);
-    let method = quote!(&#constant.methods[#i]);
-    let link = format!("[`{0}`](Self::{0})", plain(call));
-    let docs = m.docs("Calls");
-    let async_doc = doc(&format!(
-        "{link} that does not wait: `done` gets the answer, on a thread that it must not block."
-    ));
-    let start_doc = doc(&format!(
-        "{link} that does not wait: the answer is in what it returns."
-    ));
-    let batch_doc = doc(&format!(
-        "{link} for many requests at once; the answers are in the order of the requests."
-    ));
-    quote! {
-        #docs
-        #deprecated
-        pub fn #call(&self, request: &#input) -> #result {
-            self.stub.call(#method, request)
-        }
-        #async_doc
-        #deprecated
-        pub fn #asynchronous(&self, request: &#input, done: impl FnOnce(#result) + Send + 'static) {
-            self.stub.call_async(#method, request, done);
-        }
-        #start_doc
-        #deprecated
-        pub fn #start(&self, request: &#input) -> ::mprpc_runtime::Pending<#output> {
-            self.stub.start(#method, request)
-        }
-        #batch_doc
-        #deprecated
-        pub fn #batch(&self, requests: &[#input]) -> Vec<#result> {
-            self.stub.batch(#method, requests)
-        }
-    }
-}
-
-/// The items of one service.
-struct Names {
-    rust: Ident,
-    server: Ident,
-    stub: Ident,
-    constant: Ident,
-}
-
-impl Names {
-    fn new(service: &Service) -> Self {
-        let rust = &service.rust;
-        Self {
-            rust: ident(rust),
-            server: format_ident!("{rust}_Service"),
-            stub: format_ident!("{rust}_Stub"),
-            constant: ident(&service.constant),
-        }
-    }
-}
-
-fn service_docs(service: &Service) -> TokenStream {
-    if service.docs.is_empty() {
-        doc(&format!("The service `{}`.", service.full_name))
-    } else {
-        docs(&service.docs)
-    }
-}
-
-fn docs(lines: &[String]) -> TokenStream {
-    lines.iter().map(|line| doc(line)).collect()
-}
-
-/// One line of documentation.
-fn doc(line: &str) -> TokenStream {
-    let line = if line.is_empty() {
-        String::new()
-    } else {
-        format!(" {line}")
-    };
-    quote!(#[doc = #line])
-}
-
-fn deprecated(deprecated: bool) -> TokenStream {
-    if deprecated {
-        quote!(#[deprecated])
-    } else {
-        TokenStream::new()
-    }
-}
-
-/// Stands for [`ALLOW`], which prettyplease would spread over a dozen lines.
-fn allow() -> TokenStream {
-    quote!(#[mprpc_allow])
-}
-
-/// The names in the model are identifiers, some of them raw.
-fn ident(name: &str) -> Ident {
-    match name.strip_prefix("r#") {
-        Some(keyword) => Ident::new_raw(keyword, Span::call_site()),
-        None => Ident::new(name, Span::call_site()),
-    }
-}
-
-/// A name as rustdoc writes it.
-fn plain(ident: &Ident) -> String {
-    ident.to_string().trim_start_matches("r#").to_owned()
+fn format(item: TokenStream) -> syn::Result<String> {
+    Ok(prettyplease::unparse(&syn::parse2(item)?))
 }
 
 /// Lints that generated code cannot please in every crate: it names all paths in full, serves both sides, and keeps the proto's words.
 /// The layout is prettyplease's, which rustfmt would change in a checked-in file.
-const ALLOW: &str = r#"
-#[rustfmt::skip]
+const ALLOW: &str = r#"#[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 "#;

@@ -96,6 +96,13 @@ impl File {
             .iter()
             .map(|service| service.name().to_owned())
             .collect();
+        let package = proto.package();
+        if !package.is_empty() && !package.split('.').all(names::is_identifier) {
+            return Err(Error::new(format!(
+                "{}: {package:?} is not a name for a package",
+                proto.name()
+            )));
+        }
         if let Some(name) = names.iter().find(|name| !names::is_identifier(name)) {
             return Err(Error::new(format!(
                 "{}: {name:?} is not a name for a service",

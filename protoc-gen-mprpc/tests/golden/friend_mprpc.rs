@@ -21,6 +21,7 @@ pub trait FriendServiceRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`get_friends_list`](Self::get_friends_list) whose answer may come later, from any thread.
     fn get_friends_list_deferred(
         &self,
@@ -30,6 +31,7 @@ pub trait FriendServiceRpc: Send + Sync + 'static {
     ) {
         reply.send(self.get_friends_list(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> FriendServiceRpc_Service<Self>
     where
@@ -53,6 +55,7 @@ impl<T: FriendServiceRpc + ?Sized> FriendServiceRpc for ::std::sync::Arc<T> {
     > {
         (**self).get_friends_list(controller, request)
     }
+
     fn get_friends_list_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -63,7 +66,7 @@ impl<T: FriendServiceRpc + ?Sized> FriendServiceRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`FriendServiceRpc`] as a service: what [`FriendServiceRpc::service`] makes.
+/// [`FriendServiceRpc`] as a service: what [`FriendServiceRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -77,6 +80,7 @@ impl<T: FriendServiceRpc> ::mprpc_runtime::Service for FriendServiceRpc_Service<
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &FRIEND_SERVICE_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -125,16 +129,19 @@ impl FriendServiceRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `fixbug.FriendServiceRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &FRIEND_SERVICE_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -144,6 +151,7 @@ impl FriendServiceRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Lists the friends of one account by name.
     pub fn get_friends_list(
         &self,
@@ -154,6 +162,7 @@ impl FriendServiceRpc_Stub {
     > {
         self.stub.call(&FRIEND_SERVICE_RPC.methods[0], request)
     }
+
     /// [`get_friends_list`](Self::get_friends_list) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn get_friends_list_async(
         &self,
@@ -167,6 +176,7 @@ impl FriendServiceRpc_Stub {
     ) {
         self.stub.call_async(&FRIEND_SERVICE_RPC.methods[0], request, done);
     }
+
     /// [`get_friends_list`](Self::get_friends_list) that does not wait: the answer is in what it returns.
     pub fn get_friends_list_start(
         &self,
@@ -174,6 +184,7 @@ impl FriendServiceRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::friend::GetFriendsListResponse> {
         self.stub.start(&FRIEND_SERVICE_RPC.methods[0], request)
     }
+
     /// [`get_friends_list`](Self::get_friends_list) for many requests at once; the answers are in the order of the requests.
     pub fn get_friends_list_batch(
         &self,

@@ -18,6 +18,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`type`](Self::type) whose answer may come later, from any thread.
     fn type_deferred(
         &self,
@@ -27,6 +28,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#type(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Match`.
     fn r#match(
         &self,
@@ -43,6 +45,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`match`](Self::match) whose answer may come later, from any thread.
     fn match_deferred(
         &self,
@@ -52,6 +55,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#match(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Self`.
     fn self_(
         &self,
@@ -65,6 +69,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`self_`](Self::self_) whose answer may come later, from any thread.
     fn self_deferred(
         &self,
@@ -74,6 +79,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.self_(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Super`.
     fn super_(
         &self,
@@ -87,6 +93,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`super_`](Self::super_) whose answer may come later, from any thread.
     fn super_deferred(
         &self,
@@ -96,6 +103,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.super_(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Crate`.
     fn crate_(
         &self,
@@ -109,6 +117,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`crate_`](Self::crate_) whose answer may come later, from any thread.
     fn crate_deferred(
         &self,
@@ -118,6 +127,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.crate_(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Extern`.
     fn extern_(
         &self,
@@ -131,6 +141,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`extern_`](Self::extern_) whose answer may come later, from any thread.
     fn extern_deferred(
         &self,
@@ -140,6 +151,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.extern_(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Async`.
     fn r#async(
         &self,
@@ -153,6 +165,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`async`](Self::async) whose answer may come later, from any thread.
     fn async_deferred(
         &self,
@@ -162,6 +175,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#async(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Await`.
     fn r#await(
         &self,
@@ -175,6 +189,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`await`](Self::await) whose answer may come later, from any thread.
     fn await_deferred(
         &self,
@@ -184,6 +199,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#await(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Dyn`.
     fn r#dyn(
         &self,
@@ -197,6 +213,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`dyn`](Self::dyn) whose answer may come later, from any thread.
     fn dyn_deferred(
         &self,
@@ -206,6 +223,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#dyn(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Try`.
     fn r#try(
         &self,
@@ -219,6 +237,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`try`](Self::try) whose answer may come later, from any thread.
     fn try_deferred(
         &self,
@@ -228,6 +247,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#try(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Gen`.
     fn r#gen(
         &self,
@@ -241,6 +261,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`gen`](Self::gen) whose answer may come later, from any thread.
     fn gen_deferred(
         &self,
@@ -250,6 +271,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#gen(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Yield`.
     fn r#yield(
         &self,
@@ -263,6 +285,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`yield`](Self::yield) whose answer may come later, from any thread.
     fn yield_deferred(
         &self,
@@ -272,6 +295,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#yield(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Union`.
     fn union(
         &self,
@@ -285,6 +309,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`union`](Self::union) whose answer may come later, from any thread.
     fn union_deferred(
         &self,
@@ -294,6 +319,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.union(&controller, request));
     }
+
     /// Answers `tricky.v1.Keywords/Move`.
     fn r#move(
         &self,
@@ -307,6 +333,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`move`](Self::move) whose answer may come later, from any thread.
     fn move_deferred(
         &self,
@@ -316,6 +343,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#move(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> KeywordsRpc_Service<Self>
     where
@@ -336,6 +364,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Status> {
         (**self).r#type(controller, request)
     }
+
     fn type_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -344,6 +373,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).type_deferred(controller, request, reply);
     }
+
     fn r#match(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -354,6 +384,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     > {
         (**self).r#match(controller, request)
     }
+
     fn match_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -362,6 +393,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).match_deferred(controller, request, reply);
     }
+
     fn self_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -369,6 +401,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).self_(controller, request)
     }
+
     fn self_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -377,6 +410,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).self_deferred(controller, request, reply);
     }
+
     fn super_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -384,6 +418,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).super_(controller, request)
     }
+
     fn super_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -392,6 +427,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).super_deferred(controller, request, reply);
     }
+
     fn crate_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -399,6 +435,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).crate_(controller, request)
     }
+
     fn crate_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -407,6 +444,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).crate_deferred(controller, request, reply);
     }
+
     fn extern_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -414,6 +452,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).extern_(controller, request)
     }
+
     fn extern_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -422,6 +461,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).extern_deferred(controller, request, reply);
     }
+
     fn r#async(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -429,6 +469,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#async(controller, request)
     }
+
     fn async_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -437,6 +478,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).async_deferred(controller, request, reply);
     }
+
     fn r#await(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -444,6 +486,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#await(controller, request)
     }
+
     fn await_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -452,6 +495,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).await_deferred(controller, request, reply);
     }
+
     fn r#dyn(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -459,6 +503,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#dyn(controller, request)
     }
+
     fn dyn_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -467,6 +512,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).dyn_deferred(controller, request, reply);
     }
+
     fn r#try(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -474,6 +520,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#try(controller, request)
     }
+
     fn try_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -482,6 +529,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).try_deferred(controller, request, reply);
     }
+
     fn r#gen(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -489,6 +537,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#gen(controller, request)
     }
+
     fn gen_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -497,6 +546,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).gen_deferred(controller, request, reply);
     }
+
     fn r#yield(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -504,6 +554,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#yield(controller, request)
     }
+
     fn yield_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -512,6 +563,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).yield_deferred(controller, request, reply);
     }
+
     fn union(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -519,6 +571,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).union(controller, request)
     }
+
     fn union_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -527,6 +580,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).union_deferred(controller, request, reply);
     }
+
     fn r#move(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -534,6 +588,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).r#move(controller, request)
     }
+
     fn move_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -544,7 +599,7 @@ impl<T: KeywordsRpc + ?Sized> KeywordsRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`KeywordsRpc`] as a service: what [`KeywordsRpc::service`] makes.
+/// [`KeywordsRpc`] as a service: what [`KeywordsRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -558,6 +613,7 @@ impl<T: KeywordsRpc> ::mprpc_runtime::Service for KeywordsRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &KEYWORDS_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -761,16 +817,19 @@ impl KeywordsRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.Keywords` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &KEYWORDS_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -780,6 +839,7 @@ impl KeywordsRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.Keywords/Type`.
     pub fn r#type(
         &self,
@@ -787,6 +847,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[0], request)
     }
+
     /// [`type`](Self::type) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn type_async(
         &self,
@@ -797,6 +858,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[0], request, done);
     }
+
     /// [`type`](Self::type) that does not wait: the answer is in what it returns.
     pub fn type_start(
         &self,
@@ -804,6 +866,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Type> {
         self.stub.start(&KEYWORDS_RPC.methods[0], request)
     }
+
     /// [`type`](Self::type) for many requests at once; the answers are in the order of the requests.
     pub fn type_batch(
         &self,
@@ -811,6 +874,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Type, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[0], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Match`.
     pub fn r#match(
         &self,
@@ -821,6 +885,7 @@ impl KeywordsRpc_Stub {
     > {
         self.stub.call(&KEYWORDS_RPC.methods[1], request)
     }
+
     /// [`match`](Self::match) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn match_async(
         &self,
@@ -834,6 +899,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[1], request, done);
     }
+
     /// [`match`](Self::match) that does not wait: the answer is in what it returns.
     pub fn match_start(
         &self,
@@ -841,6 +907,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::type_::self_::HTTPThing> {
         self.stub.start(&KEYWORDS_RPC.methods[1], request)
     }
+
     /// [`match`](Self::match) for many requests at once; the answers are in the order of the requests.
     pub fn match_batch(
         &self,
@@ -853,6 +920,7 @@ impl KeywordsRpc_Stub {
     > {
         self.stub.batch(&KEYWORDS_RPC.methods[1], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Self`.
     pub fn self_(
         &self,
@@ -860,6 +928,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[2], request)
     }
+
     /// [`self_`](Self::self_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn self_async(
         &self,
@@ -870,6 +939,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[2], request, done);
     }
+
     /// [`self_`](Self::self_) that does not wait: the answer is in what it returns.
     pub fn self_start(
         &self,
@@ -877,6 +947,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[2], request)
     }
+
     /// [`self_`](Self::self_) for many requests at once; the answers are in the order of the requests.
     pub fn self_batch(
         &self,
@@ -884,6 +955,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[2], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Super`.
     pub fn super_(
         &self,
@@ -891,6 +963,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[3], request)
     }
+
     /// [`super_`](Self::super_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn super_async(
         &self,
@@ -901,6 +974,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[3], request, done);
     }
+
     /// [`super_`](Self::super_) that does not wait: the answer is in what it returns.
     pub fn super_start(
         &self,
@@ -908,6 +982,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[3], request)
     }
+
     /// [`super_`](Self::super_) for many requests at once; the answers are in the order of the requests.
     pub fn super_batch(
         &self,
@@ -915,6 +990,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[3], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Crate`.
     pub fn crate_(
         &self,
@@ -922,6 +998,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[4], request)
     }
+
     /// [`crate_`](Self::crate_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn crate_async(
         &self,
@@ -932,6 +1009,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[4], request, done);
     }
+
     /// [`crate_`](Self::crate_) that does not wait: the answer is in what it returns.
     pub fn crate_start(
         &self,
@@ -939,6 +1017,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[4], request)
     }
+
     /// [`crate_`](Self::crate_) for many requests at once; the answers are in the order of the requests.
     pub fn crate_batch(
         &self,
@@ -946,6 +1025,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[4], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Extern`.
     pub fn extern_(
         &self,
@@ -953,6 +1033,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[5], request)
     }
+
     /// [`extern_`](Self::extern_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn extern_async(
         &self,
@@ -963,6 +1044,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[5], request, done);
     }
+
     /// [`extern_`](Self::extern_) that does not wait: the answer is in what it returns.
     pub fn extern_start(
         &self,
@@ -970,6 +1052,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[5], request)
     }
+
     /// [`extern_`](Self::extern_) for many requests at once; the answers are in the order of the requests.
     pub fn extern_batch(
         &self,
@@ -977,6 +1060,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[5], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Async`.
     pub fn r#async(
         &self,
@@ -984,6 +1068,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[6], request)
     }
+
     /// [`async`](Self::async) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn async_async(
         &self,
@@ -994,6 +1079,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[6], request, done);
     }
+
     /// [`async`](Self::async) that does not wait: the answer is in what it returns.
     pub fn async_start(
         &self,
@@ -1001,6 +1087,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[6], request)
     }
+
     /// [`async`](Self::async) for many requests at once; the answers are in the order of the requests.
     pub fn async_batch(
         &self,
@@ -1008,6 +1095,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[6], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Await`.
     pub fn r#await(
         &self,
@@ -1015,6 +1103,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[7], request)
     }
+
     /// [`await`](Self::await) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn await_async(
         &self,
@@ -1025,6 +1114,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[7], request, done);
     }
+
     /// [`await`](Self::await) that does not wait: the answer is in what it returns.
     pub fn await_start(
         &self,
@@ -1032,6 +1122,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[7], request)
     }
+
     /// [`await`](Self::await) for many requests at once; the answers are in the order of the requests.
     pub fn await_batch(
         &self,
@@ -1039,6 +1130,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[7], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Dyn`.
     pub fn r#dyn(
         &self,
@@ -1046,6 +1138,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[8], request)
     }
+
     /// [`dyn`](Self::dyn) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn dyn_async(
         &self,
@@ -1056,6 +1149,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[8], request, done);
     }
+
     /// [`dyn`](Self::dyn) that does not wait: the answer is in what it returns.
     pub fn dyn_start(
         &self,
@@ -1063,6 +1157,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[8], request)
     }
+
     /// [`dyn`](Self::dyn) for many requests at once; the answers are in the order of the requests.
     pub fn dyn_batch(
         &self,
@@ -1070,6 +1165,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[8], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Try`.
     pub fn r#try(
         &self,
@@ -1077,6 +1173,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[9], request)
     }
+
     /// [`try`](Self::try) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn try_async(
         &self,
@@ -1087,6 +1184,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[9], request, done);
     }
+
     /// [`try`](Self::try) that does not wait: the answer is in what it returns.
     pub fn try_start(
         &self,
@@ -1094,6 +1192,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[9], request)
     }
+
     /// [`try`](Self::try) for many requests at once; the answers are in the order of the requests.
     pub fn try_batch(
         &self,
@@ -1101,6 +1200,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[9], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Gen`.
     pub fn r#gen(
         &self,
@@ -1108,6 +1208,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[10], request)
     }
+
     /// [`gen`](Self::gen) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn gen_async(
         &self,
@@ -1118,6 +1219,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[10], request, done);
     }
+
     /// [`gen`](Self::gen) that does not wait: the answer is in what it returns.
     pub fn gen_start(
         &self,
@@ -1125,6 +1227,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[10], request)
     }
+
     /// [`gen`](Self::gen) for many requests at once; the answers are in the order of the requests.
     pub fn gen_batch(
         &self,
@@ -1132,6 +1235,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[10], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Yield`.
     pub fn r#yield(
         &self,
@@ -1139,6 +1243,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[11], request)
     }
+
     /// [`yield`](Self::yield) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn yield_async(
         &self,
@@ -1149,6 +1254,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[11], request, done);
     }
+
     /// [`yield`](Self::yield) that does not wait: the answer is in what it returns.
     pub fn yield_start(
         &self,
@@ -1156,6 +1262,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[11], request)
     }
+
     /// [`yield`](Self::yield) for many requests at once; the answers are in the order of the requests.
     pub fn yield_batch(
         &self,
@@ -1163,6 +1270,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[11], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Union`.
     pub fn union(
         &self,
@@ -1170,6 +1278,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[12], request)
     }
+
     /// [`union`](Self::union) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn union_async(
         &self,
@@ -1180,6 +1289,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[12], request, done);
     }
+
     /// [`union`](Self::union) that does not wait: the answer is in what it returns.
     pub fn union_start(
         &self,
@@ -1187,6 +1297,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[12], request)
     }
+
     /// [`union`](Self::union) for many requests at once; the answers are in the order of the requests.
     pub fn union_batch(
         &self,
@@ -1194,6 +1305,7 @@ impl KeywordsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&KEYWORDS_RPC.methods[12], requests)
     }
+
     /// Calls `tricky.v1.Keywords/Move`.
     pub fn r#move(
         &self,
@@ -1201,6 +1313,7 @@ impl KeywordsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&KEYWORDS_RPC.methods[13], request)
     }
+
     /// [`move`](Self::move) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn move_async(
         &self,
@@ -1211,6 +1324,7 @@ impl KeywordsRpc_Stub {
     ) {
         self.stub.call_async(&KEYWORDS_RPC.methods[13], request, done);
     }
+
     /// [`move`](Self::move) that does not wait: the answer is in what it returns.
     pub fn move_start(
         &self,
@@ -1218,6 +1332,7 @@ impl KeywordsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&KEYWORDS_RPC.methods[13], request)
     }
+
     /// [`move`](Self::move) for many requests at once; the answers are in the order of the requests.
     pub fn move_batch(
         &self,
@@ -1245,6 +1360,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`new_`](Self::new_) whose answer may come later, from any thread.
     fn new_deferred(
         &self,
@@ -1254,6 +1370,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.new_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/With`.
     fn with_(
         &self,
@@ -1267,6 +1384,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`with_`](Self::with_) whose answer may come later, from any thread.
     fn with_deferred(
         &self,
@@ -1276,6 +1394,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.with_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/ControlledBy`.
     fn controlled_by_(
         &self,
@@ -1289,6 +1408,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`controlled_by_`](Self::controlled_by_) whose answer may come later, from any thread.
     fn controlled_by_deferred(
         &self,
@@ -1298,6 +1418,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.controlled_by_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Descriptor`.
     fn descriptor_(
         &self,
@@ -1311,6 +1432,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`descriptor_`](Self::descriptor_) whose answer may come later, from any thread.
     fn descriptor_deferred(
         &self,
@@ -1320,6 +1442,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.descriptor_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Service`.
     fn service_(
         &self,
@@ -1333,6 +1456,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`service_`](Self::service_) whose answer may come later, from any thread.
     fn service_deferred(
         &self,
@@ -1342,6 +1466,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.service_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Clone`.
     fn clone_(
         &self,
@@ -1355,6 +1480,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`clone_`](Self::clone_) whose answer may come later, from any thread.
     fn clone_deferred(
         &self,
@@ -1364,6 +1490,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.clone_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Into`.
     fn into_(
         &self,
@@ -1377,6 +1504,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`into_`](Self::into_) whose answer may come later, from any thread.
     fn into_deferred(
         &self,
@@ -1386,6 +1514,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.into_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/TryInto`.
     fn try_into_(
         &self,
@@ -1399,6 +1528,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`try_into_`](Self::try_into_) whose answer may come later, from any thread.
     fn try_into_deferred(
         &self,
@@ -1408,6 +1538,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.try_into_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/ToString`.
     fn to_string(
         &self,
@@ -1421,6 +1552,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`to_string`](Self::to_string) whose answer may come later, from any thread.
     fn to_string_deferred(
         &self,
@@ -1430,6 +1562,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.to_string(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Drop`.
     fn drop(
         &self,
@@ -1443,6 +1576,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`drop`](Self::drop) whose answer may come later, from any thread.
     fn drop_deferred(
         &self,
@@ -1452,6 +1586,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.drop(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/Fmt`.
     fn fmt(
         &self,
@@ -1465,6 +1600,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`fmt`](Self::fmt) whose answer may come later, from any thread.
     fn fmt_deferred(
         &self,
@@ -1474,6 +1610,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.fmt(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/XAsync`.
     fn x_async_(
         &self,
@@ -1487,6 +1624,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`x_async_`](Self::x_async_) whose answer may come later, from any thread.
     fn x_async_deferred(
         &self,
@@ -1496,6 +1634,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.x_async_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/XStart`.
     fn x_start_(
         &self,
@@ -1509,6 +1648,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`x_start_`](Self::x_start_) whose answer may come later, from any thread.
     fn x_start_deferred(
         &self,
@@ -1518,6 +1658,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.x_start_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/XBatch`.
     fn x_batch_(
         &self,
@@ -1531,6 +1672,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`x_batch_`](Self::x_batch_) whose answer may come later, from any thread.
     fn x_batch_deferred(
         &self,
@@ -1540,6 +1682,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.x_batch_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/XDeferred`.
     fn x_deferred_(
         &self,
@@ -1553,6 +1696,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`x_deferred_`](Self::x_deferred_) whose answer may come later, from any thread.
     fn x_deferred_deferred(
         &self,
@@ -1562,6 +1706,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.x_deferred_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/X`.
     fn x(
         &self,
@@ -1575,6 +1720,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`x`](Self::x) whose answer may come later, from any thread.
     fn x_deferred(
         &self,
@@ -1584,6 +1730,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.x(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/GetURL`.
     fn get_url(
         &self,
@@ -1597,6 +1744,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`get_url`](Self::get_url) whose answer may come later, from any thread.
     fn get_url_deferred(
         &self,
@@ -1606,6 +1754,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.get_url(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/GetUrl`.
     fn get_url_(
         &self,
@@ -1619,6 +1768,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`get_url_`](Self::get_url_) whose answer may come later, from any thread.
     fn get_url_deferred_(
         &self,
@@ -1628,6 +1778,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.get_url_(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/get_url`.
     fn get_url__(
         &self,
@@ -1641,6 +1792,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`get_url__`](Self::get_url__) whose answer may come later, from any thread.
     fn get_url_deferred__(
         &self,
@@ -1650,6 +1802,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.get_url__(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/_1`.
     fn _1(
         &self,
@@ -1663,6 +1816,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`_1`](Self::_1) whose answer may come later, from any thread.
     fn _1_deferred(
         &self,
@@ -1672,6 +1826,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self._1(&controller, request));
     }
+
     /// Answers `tricky.v1.Collisions/__`.
     fn __(
         &self,
@@ -1685,6 +1840,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`__`](Self::__) whose answer may come later, from any thread.
     fn __deferred(
         &self,
@@ -1694,6 +1850,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
     ) {
         reply.send(self.__(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> CollisionsRpc_Service<Self>
     where
@@ -1714,6 +1871,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).new_(controller, request)
     }
+
     fn new_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1722,6 +1880,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).new_deferred(controller, request, reply);
     }
+
     fn with_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1729,6 +1888,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).with_(controller, request)
     }
+
     fn with_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1737,6 +1897,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).with_deferred(controller, request, reply);
     }
+
     fn controlled_by_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1744,6 +1905,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).controlled_by_(controller, request)
     }
+
     fn controlled_by_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1752,6 +1914,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).controlled_by_deferred(controller, request, reply);
     }
+
     fn descriptor_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1759,6 +1922,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).descriptor_(controller, request)
     }
+
     fn descriptor_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1767,6 +1931,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).descriptor_deferred(controller, request, reply);
     }
+
     fn service_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1774,6 +1939,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).service_(controller, request)
     }
+
     fn service_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1782,6 +1948,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).service_deferred(controller, request, reply);
     }
+
     fn clone_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1789,6 +1956,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).clone_(controller, request)
     }
+
     fn clone_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1797,6 +1965,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).clone_deferred(controller, request, reply);
     }
+
     fn into_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1804,6 +1973,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).into_(controller, request)
     }
+
     fn into_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1812,6 +1982,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).into_deferred(controller, request, reply);
     }
+
     fn try_into_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1819,6 +1990,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).try_into_(controller, request)
     }
+
     fn try_into_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1827,6 +1999,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).try_into_deferred(controller, request, reply);
     }
+
     fn to_string(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1834,6 +2007,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).to_string(controller, request)
     }
+
     fn to_string_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1842,6 +2016,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).to_string_deferred(controller, request, reply);
     }
+
     fn drop(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1849,6 +2024,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).drop(controller, request)
     }
+
     fn drop_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1857,6 +2033,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).drop_deferred(controller, request, reply);
     }
+
     fn fmt(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1864,6 +2041,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).fmt(controller, request)
     }
+
     fn fmt_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1872,6 +2050,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).fmt_deferred(controller, request, reply);
     }
+
     fn x_async_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1879,6 +2058,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).x_async_(controller, request)
     }
+
     fn x_async_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1887,6 +2067,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).x_async_deferred(controller, request, reply);
     }
+
     fn x_start_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1894,6 +2075,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).x_start_(controller, request)
     }
+
     fn x_start_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1902,6 +2084,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).x_start_deferred(controller, request, reply);
     }
+
     fn x_batch_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1909,6 +2092,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).x_batch_(controller, request)
     }
+
     fn x_batch_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1917,6 +2101,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).x_batch_deferred(controller, request, reply);
     }
+
     fn x_deferred_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1924,6 +2109,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).x_deferred_(controller, request)
     }
+
     fn x_deferred_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1932,6 +2118,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).x_deferred_deferred(controller, request, reply);
     }
+
     fn x(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1939,6 +2126,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).x(controller, request)
     }
+
     fn x_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1947,6 +2135,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).x_deferred(controller, request, reply);
     }
+
     fn get_url(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1954,6 +2143,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).get_url(controller, request)
     }
+
     fn get_url_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1962,6 +2152,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).get_url_deferred(controller, request, reply);
     }
+
     fn get_url_(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1969,6 +2160,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).get_url_(controller, request)
     }
+
     fn get_url_deferred_(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1977,6 +2169,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).get_url_deferred_(controller, request, reply);
     }
+
     fn get_url__(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1984,6 +2177,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).get_url__(controller, request)
     }
+
     fn get_url_deferred__(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -1992,6 +2186,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self).get_url_deferred__(controller, request, reply);
     }
+
     fn _1(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -1999,6 +2194,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self)._1(controller, request)
     }
+
     fn _1_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -2007,6 +2203,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) {
         (**self)._1_deferred(controller, request, reply);
     }
+
     fn __(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -2014,6 +2211,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).__(controller, request)
     }
+
     fn __deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -2024,7 +2222,7 @@ impl<T: CollisionsRpc + ?Sized> CollisionsRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`CollisionsRpc`] as a service: what [`CollisionsRpc::service`] makes.
+/// [`CollisionsRpc`] as a service: what [`CollisionsRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -2038,6 +2236,7 @@ impl<T: CollisionsRpc> ::mprpc_runtime::Service for CollisionsRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &COLLISIONS_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -2327,16 +2526,19 @@ impl CollisionsRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.Collisions` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &COLLISIONS_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -2346,6 +2548,7 @@ impl CollisionsRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.Collisions/New`.
     pub fn new_(
         &self,
@@ -2353,6 +2556,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[0], request)
     }
+
     /// [`new_`](Self::new_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn new_async(
         &self,
@@ -2363,6 +2567,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[0], request, done);
     }
+
     /// [`new_`](Self::new_) that does not wait: the answer is in what it returns.
     pub fn new_start(
         &self,
@@ -2370,6 +2575,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[0], request)
     }
+
     /// [`new_`](Self::new_) for many requests at once; the answers are in the order of the requests.
     pub fn new_batch(
         &self,
@@ -2377,6 +2583,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[0], requests)
     }
+
     /// Calls `tricky.v1.Collisions/With`.
     pub fn with_(
         &self,
@@ -2384,6 +2591,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[1], request)
     }
+
     /// [`with_`](Self::with_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn with_async(
         &self,
@@ -2394,6 +2602,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[1], request, done);
     }
+
     /// [`with_`](Self::with_) that does not wait: the answer is in what it returns.
     pub fn with_start(
         &self,
@@ -2401,6 +2610,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[1], request)
     }
+
     /// [`with_`](Self::with_) for many requests at once; the answers are in the order of the requests.
     pub fn with_batch(
         &self,
@@ -2408,6 +2618,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[1], requests)
     }
+
     /// Calls `tricky.v1.Collisions/ControlledBy`.
     pub fn controlled_by_(
         &self,
@@ -2415,6 +2626,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[2], request)
     }
+
     /// [`controlled_by_`](Self::controlled_by_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn controlled_by_async(
         &self,
@@ -2425,6 +2637,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[2], request, done);
     }
+
     /// [`controlled_by_`](Self::controlled_by_) that does not wait: the answer is in what it returns.
     pub fn controlled_by_start(
         &self,
@@ -2432,6 +2645,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[2], request)
     }
+
     /// [`controlled_by_`](Self::controlled_by_) for many requests at once; the answers are in the order of the requests.
     pub fn controlled_by_batch(
         &self,
@@ -2439,6 +2653,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[2], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Descriptor`.
     pub fn descriptor_(
         &self,
@@ -2446,6 +2661,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[3], request)
     }
+
     /// [`descriptor_`](Self::descriptor_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn descriptor_async(
         &self,
@@ -2456,6 +2672,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[3], request, done);
     }
+
     /// [`descriptor_`](Self::descriptor_) that does not wait: the answer is in what it returns.
     pub fn descriptor_start(
         &self,
@@ -2463,6 +2680,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[3], request)
     }
+
     /// [`descriptor_`](Self::descriptor_) for many requests at once; the answers are in the order of the requests.
     pub fn descriptor_batch(
         &self,
@@ -2470,6 +2688,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[3], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Service`.
     pub fn service_(
         &self,
@@ -2477,6 +2696,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[4], request)
     }
+
     /// [`service_`](Self::service_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn service_async(
         &self,
@@ -2487,6 +2707,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[4], request, done);
     }
+
     /// [`service_`](Self::service_) that does not wait: the answer is in what it returns.
     pub fn service_start(
         &self,
@@ -2494,6 +2715,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[4], request)
     }
+
     /// [`service_`](Self::service_) for many requests at once; the answers are in the order of the requests.
     pub fn service_batch(
         &self,
@@ -2501,6 +2723,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[4], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Clone`.
     pub fn clone_(
         &self,
@@ -2508,6 +2731,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[5], request)
     }
+
     /// [`clone_`](Self::clone_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn clone_async(
         &self,
@@ -2518,6 +2742,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[5], request, done);
     }
+
     /// [`clone_`](Self::clone_) that does not wait: the answer is in what it returns.
     pub fn clone_start(
         &self,
@@ -2525,6 +2750,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[5], request)
     }
+
     /// [`clone_`](Self::clone_) for many requests at once; the answers are in the order of the requests.
     pub fn clone_batch(
         &self,
@@ -2532,6 +2758,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[5], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Into`.
     pub fn into_(
         &self,
@@ -2539,6 +2766,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[6], request)
     }
+
     /// [`into_`](Self::into_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn into_async(
         &self,
@@ -2549,6 +2777,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[6], request, done);
     }
+
     /// [`into_`](Self::into_) that does not wait: the answer is in what it returns.
     pub fn into_start(
         &self,
@@ -2556,6 +2785,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[6], request)
     }
+
     /// [`into_`](Self::into_) for many requests at once; the answers are in the order of the requests.
     pub fn into_batch(
         &self,
@@ -2563,6 +2793,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[6], requests)
     }
+
     /// Calls `tricky.v1.Collisions/TryInto`.
     pub fn try_into_(
         &self,
@@ -2570,6 +2801,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[7], request)
     }
+
     /// [`try_into_`](Self::try_into_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn try_into_async(
         &self,
@@ -2580,6 +2812,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[7], request, done);
     }
+
     /// [`try_into_`](Self::try_into_) that does not wait: the answer is in what it returns.
     pub fn try_into_start(
         &self,
@@ -2587,6 +2820,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[7], request)
     }
+
     /// [`try_into_`](Self::try_into_) for many requests at once; the answers are in the order of the requests.
     pub fn try_into_batch(
         &self,
@@ -2594,6 +2828,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[7], requests)
     }
+
     /// Calls `tricky.v1.Collisions/ToString`.
     pub fn to_string(
         &self,
@@ -2601,6 +2836,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[8], request)
     }
+
     /// [`to_string`](Self::to_string) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn to_string_async(
         &self,
@@ -2611,6 +2847,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[8], request, done);
     }
+
     /// [`to_string`](Self::to_string) that does not wait: the answer is in what it returns.
     pub fn to_string_start(
         &self,
@@ -2618,6 +2855,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[8], request)
     }
+
     /// [`to_string`](Self::to_string) for many requests at once; the answers are in the order of the requests.
     pub fn to_string_batch(
         &self,
@@ -2625,6 +2863,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[8], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Drop`.
     pub fn drop(
         &self,
@@ -2632,6 +2871,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[9], request)
     }
+
     /// [`drop`](Self::drop) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn drop_async(
         &self,
@@ -2642,6 +2882,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[9], request, done);
     }
+
     /// [`drop`](Self::drop) that does not wait: the answer is in what it returns.
     pub fn drop_start(
         &self,
@@ -2649,6 +2890,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[9], request)
     }
+
     /// [`drop`](Self::drop) for many requests at once; the answers are in the order of the requests.
     pub fn drop_batch(
         &self,
@@ -2656,6 +2898,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[9], requests)
     }
+
     /// Calls `tricky.v1.Collisions/Fmt`.
     pub fn fmt(
         &self,
@@ -2663,6 +2906,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[10], request)
     }
+
     /// [`fmt`](Self::fmt) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn fmt_async(
         &self,
@@ -2673,6 +2917,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[10], request, done);
     }
+
     /// [`fmt`](Self::fmt) that does not wait: the answer is in what it returns.
     pub fn fmt_start(
         &self,
@@ -2680,6 +2925,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[10], request)
     }
+
     /// [`fmt`](Self::fmt) for many requests at once; the answers are in the order of the requests.
     pub fn fmt_batch(
         &self,
@@ -2687,6 +2933,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[10], requests)
     }
+
     /// Calls `tricky.v1.Collisions/XAsync`.
     pub fn x_async_(
         &self,
@@ -2694,6 +2941,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[11], request)
     }
+
     /// [`x_async_`](Self::x_async_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn x_async_async(
         &self,
@@ -2704,6 +2952,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[11], request, done);
     }
+
     /// [`x_async_`](Self::x_async_) that does not wait: the answer is in what it returns.
     pub fn x_async_start(
         &self,
@@ -2711,6 +2960,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[11], request)
     }
+
     /// [`x_async_`](Self::x_async_) for many requests at once; the answers are in the order of the requests.
     pub fn x_async_batch(
         &self,
@@ -2718,6 +2968,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[11], requests)
     }
+
     /// Calls `tricky.v1.Collisions/XStart`.
     pub fn x_start_(
         &self,
@@ -2725,6 +2976,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[12], request)
     }
+
     /// [`x_start_`](Self::x_start_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn x_start_async(
         &self,
@@ -2735,6 +2987,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[12], request, done);
     }
+
     /// [`x_start_`](Self::x_start_) that does not wait: the answer is in what it returns.
     pub fn x_start_start(
         &self,
@@ -2742,6 +2995,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[12], request)
     }
+
     /// [`x_start_`](Self::x_start_) for many requests at once; the answers are in the order of the requests.
     pub fn x_start_batch(
         &self,
@@ -2749,6 +3003,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[12], requests)
     }
+
     /// Calls `tricky.v1.Collisions/XBatch`.
     pub fn x_batch_(
         &self,
@@ -2756,6 +3011,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[13], request)
     }
+
     /// [`x_batch_`](Self::x_batch_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn x_batch_async(
         &self,
@@ -2766,6 +3022,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[13], request, done);
     }
+
     /// [`x_batch_`](Self::x_batch_) that does not wait: the answer is in what it returns.
     pub fn x_batch_start(
         &self,
@@ -2773,6 +3030,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[13], request)
     }
+
     /// [`x_batch_`](Self::x_batch_) for many requests at once; the answers are in the order of the requests.
     pub fn x_batch_batch(
         &self,
@@ -2780,6 +3038,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[13], requests)
     }
+
     /// Calls `tricky.v1.Collisions/XDeferred`.
     pub fn x_deferred_(
         &self,
@@ -2787,6 +3046,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[14], request)
     }
+
     /// [`x_deferred_`](Self::x_deferred_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn x_deferred_async(
         &self,
@@ -2797,6 +3057,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[14], request, done);
     }
+
     /// [`x_deferred_`](Self::x_deferred_) that does not wait: the answer is in what it returns.
     pub fn x_deferred_start(
         &self,
@@ -2804,6 +3065,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[14], request)
     }
+
     /// [`x_deferred_`](Self::x_deferred_) for many requests at once; the answers are in the order of the requests.
     pub fn x_deferred_batch(
         &self,
@@ -2811,6 +3073,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[14], requests)
     }
+
     /// Calls `tricky.v1.Collisions/X`.
     pub fn x(
         &self,
@@ -2818,6 +3081,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[15], request)
     }
+
     /// [`x`](Self::x) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn x_async(
         &self,
@@ -2828,6 +3092,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[15], request, done);
     }
+
     /// [`x`](Self::x) that does not wait: the answer is in what it returns.
     pub fn x_start(
         &self,
@@ -2835,6 +3100,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[15], request)
     }
+
     /// [`x`](Self::x) for many requests at once; the answers are in the order of the requests.
     pub fn x_batch(
         &self,
@@ -2842,6 +3108,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[15], requests)
     }
+
     /// Calls `tricky.v1.Collisions/GetURL`.
     pub fn get_url(
         &self,
@@ -2849,6 +3116,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[16], request)
     }
+
     /// [`get_url`](Self::get_url) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn get_url_async(
         &self,
@@ -2859,6 +3127,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[16], request, done);
     }
+
     /// [`get_url`](Self::get_url) that does not wait: the answer is in what it returns.
     pub fn get_url_start(
         &self,
@@ -2866,6 +3135,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[16], request)
     }
+
     /// [`get_url`](Self::get_url) for many requests at once; the answers are in the order of the requests.
     pub fn get_url_batch(
         &self,
@@ -2873,6 +3143,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[16], requests)
     }
+
     /// Calls `tricky.v1.Collisions/GetUrl`.
     pub fn get_url_(
         &self,
@@ -2880,6 +3151,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[17], request)
     }
+
     /// [`get_url_`](Self::get_url_) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn get_url_async_(
         &self,
@@ -2890,6 +3162,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[17], request, done);
     }
+
     /// [`get_url_`](Self::get_url_) that does not wait: the answer is in what it returns.
     pub fn get_url_start_(
         &self,
@@ -2897,6 +3170,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[17], request)
     }
+
     /// [`get_url_`](Self::get_url_) for many requests at once; the answers are in the order of the requests.
     pub fn get_url_batch_(
         &self,
@@ -2904,6 +3178,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[17], requests)
     }
+
     /// Calls `tricky.v1.Collisions/get_url`.
     pub fn get_url__(
         &self,
@@ -2911,6 +3186,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[18], request)
     }
+
     /// [`get_url__`](Self::get_url__) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn get_url_async__(
         &self,
@@ -2921,6 +3197,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[18], request, done);
     }
+
     /// [`get_url__`](Self::get_url__) that does not wait: the answer is in what it returns.
     pub fn get_url_start__(
         &self,
@@ -2928,6 +3205,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[18], request)
     }
+
     /// [`get_url__`](Self::get_url__) for many requests at once; the answers are in the order of the requests.
     pub fn get_url_batch__(
         &self,
@@ -2935,6 +3213,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[18], requests)
     }
+
     /// Calls `tricky.v1.Collisions/_1`.
     pub fn _1(
         &self,
@@ -2942,6 +3221,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[19], request)
     }
+
     /// [`_1`](Self::_1) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn _1_async(
         &self,
@@ -2952,6 +3232,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[19], request, done);
     }
+
     /// [`_1`](Self::_1) that does not wait: the answer is in what it returns.
     pub fn _1_start(
         &self,
@@ -2959,6 +3240,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[19], request)
     }
+
     /// [`_1`](Self::_1) for many requests at once; the answers are in the order of the requests.
     pub fn _1_batch(
         &self,
@@ -2966,6 +3248,7 @@ impl CollisionsRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error>> {
         self.stub.batch(&COLLISIONS_RPC.methods[19], requests)
     }
+
     /// Calls `tricky.v1.Collisions/__`.
     pub fn __(
         &self,
@@ -2973,6 +3256,7 @@ impl CollisionsRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&COLLISIONS_RPC.methods[20], request)
     }
+
     /// [`__`](Self::__) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn __async(
         &self,
@@ -2983,6 +3267,7 @@ impl CollisionsRpc_Stub {
     ) {
         self.stub.call_async(&COLLISIONS_RPC.methods[20], request, done);
     }
+
     /// [`__`](Self::__) that does not wait: the answer is in what it returns.
     pub fn __start(
         &self,
@@ -2990,6 +3275,7 @@ impl CollisionsRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&COLLISIONS_RPC.methods[20], request)
     }
+
     /// [`__`](Self::__) for many requests at once; the answers are in the order of the requests.
     pub fn __batch(
         &self,
@@ -3017,6 +3303,7 @@ pub trait EchoRpc_: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`say`](Self::say) whose answer may come later, from any thread.
     fn say_deferred(
         &self,
@@ -3026,6 +3313,7 @@ pub trait EchoRpc_: Send + Sync + 'static {
     ) {
         reply.send(self.say(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> EchoRpc__Service<Self>
     where
@@ -3046,6 +3334,7 @@ impl<T: EchoRpc_ + ?Sized> EchoRpc_ for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).say(controller, request)
     }
+
     fn say_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3056,7 +3345,7 @@ impl<T: EchoRpc_ + ?Sized> EchoRpc_ for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`EchoRpc_`] as a service: what [`EchoRpc_::service`] makes.
+/// [`EchoRpc_`] as a service: what [`EchoRpc_::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -3070,6 +3359,7 @@ impl<T: EchoRpc_> ::mprpc_runtime::Service for EchoRpc__Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &ECHO_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -3119,16 +3409,19 @@ impl EchoRpc__Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.Echo` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &ECHO_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -3138,6 +3431,7 @@ impl EchoRpc__Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.Echo/Say`.
     pub fn say(
         &self,
@@ -3145,6 +3439,7 @@ impl EchoRpc__Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&ECHO_RPC.methods[0], request)
     }
+
     /// [`say`](Self::say) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn say_async(
         &self,
@@ -3155,6 +3450,7 @@ impl EchoRpc__Stub {
     ) {
         self.stub.call_async(&ECHO_RPC.methods[0], request, done);
     }
+
     /// [`say`](Self::say) that does not wait: the answer is in what it returns.
     pub fn say_start(
         &self,
@@ -3162,6 +3458,7 @@ impl EchoRpc__Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&ECHO_RPC.methods[0], request)
     }
+
     /// [`say`](Self::say) for many requests at once; the answers are in the order of the requests.
     pub fn say_batch(
         &self,
@@ -3189,6 +3486,7 @@ pub trait EchoRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`say`](Self::say) whose answer may come later, from any thread.
     fn say_deferred(
         &self,
@@ -3198,6 +3496,7 @@ pub trait EchoRpc: Send + Sync + 'static {
     ) {
         reply.send(self.say(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> EchoRpc_Service<Self>
     where
@@ -3218,6 +3517,7 @@ impl<T: EchoRpc + ?Sized> EchoRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).say(controller, request)
     }
+
     fn say_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3228,7 +3528,7 @@ impl<T: EchoRpc + ?Sized> EchoRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`EchoRpc`] as a service: what [`EchoRpc::service`] makes.
+/// [`EchoRpc`] as a service: what [`EchoRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -3242,6 +3542,7 @@ impl<T: EchoRpc> ::mprpc_runtime::Service for EchoRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &ECHO_RPC_
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -3291,16 +3592,19 @@ impl EchoRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.EchoRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &ECHO_RPC_
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -3310,6 +3614,7 @@ impl EchoRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.EchoRpc/Say`.
     pub fn say(
         &self,
@@ -3317,6 +3622,7 @@ impl EchoRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&ECHO_RPC_.methods[0], request)
     }
+
     /// [`say`](Self::say) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn say_async(
         &self,
@@ -3327,6 +3633,7 @@ impl EchoRpc_Stub {
     ) {
         self.stub.call_async(&ECHO_RPC_.methods[0], request, done);
     }
+
     /// [`say`](Self::say) that does not wait: the answer is in what it returns.
     pub fn say_start(
         &self,
@@ -3334,6 +3641,7 @@ impl EchoRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&ECHO_RPC_.methods[0], request)
     }
+
     /// [`say`](Self::say) for many requests at once; the answers are in the order of the requests.
     pub fn say_batch(
         &self,
@@ -3361,6 +3669,7 @@ pub trait SnakeCaseRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`call_me`](Self::call_me) whose answer may come later, from any thread.
     fn call_me_deferred(
         &self,
@@ -3370,6 +3679,7 @@ pub trait SnakeCaseRpc: Send + Sync + 'static {
     ) {
         reply.send(self.call_me(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> SnakeCaseRpc_Service<Self>
     where
@@ -3390,6 +3700,7 @@ impl<T: SnakeCaseRpc + ?Sized> SnakeCaseRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).call_me(controller, request)
     }
+
     fn call_me_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3400,7 +3711,7 @@ impl<T: SnakeCaseRpc + ?Sized> SnakeCaseRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`SnakeCaseRpc`] as a service: what [`SnakeCaseRpc::service`] makes.
+/// [`SnakeCaseRpc`] as a service: what [`SnakeCaseRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -3414,6 +3725,7 @@ impl<T: SnakeCaseRpc> ::mprpc_runtime::Service for SnakeCaseRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &SNAKE_CASE_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -3463,16 +3775,19 @@ impl SnakeCaseRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.snake_case` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &SNAKE_CASE_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -3482,6 +3797,7 @@ impl SnakeCaseRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.snake_case/call_me`.
     pub fn call_me(
         &self,
@@ -3489,6 +3805,7 @@ impl SnakeCaseRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&SNAKE_CASE_RPC.methods[0], request)
     }
+
     /// [`call_me`](Self::call_me) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn call_me_async(
         &self,
@@ -3499,6 +3816,7 @@ impl SnakeCaseRpc_Stub {
     ) {
         self.stub.call_async(&SNAKE_CASE_RPC.methods[0], request, done);
     }
+
     /// [`call_me`](Self::call_me) that does not wait: the answer is in what it returns.
     pub fn call_me_start(
         &self,
@@ -3506,6 +3824,7 @@ impl SnakeCaseRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&SNAKE_CASE_RPC.methods[0], request)
     }
+
     /// [`call_me`](Self::call_me) for many requests at once; the answers are in the order of the requests.
     pub fn call_me_batch(
         &self,
@@ -3534,7 +3853,7 @@ pub trait EmptyRpc: Send + Sync + 'static {
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
 impl<T: EmptyRpc + ?Sized> EmptyRpc for ::std::sync::Arc<T> {}
 
-/// A [`EmptyRpc`] as a service: what [`EmptyRpc::service`] makes.
+/// [`EmptyRpc`] as a service: what [`EmptyRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -3548,6 +3867,7 @@ impl<T: EmptyRpc> ::mprpc_runtime::Service for EmptyRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &EMPTY_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         let _ = method;
         call.unimplemented();
@@ -3583,16 +3903,19 @@ impl EmptyRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.EmptyRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &EMPTY_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -3642,6 +3965,7 @@ pub trait TypesRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`ping`](Self::ping) whose answer may come later, from any thread.
     fn ping_deferred(
         &self,
@@ -3651,6 +3975,7 @@ pub trait TypesRpc: Send + Sync + 'static {
     ) {
         reply.send(self.ping(&controller, request));
     }
+
     /// Answers `tricky.v1.TypesRpc/Struct`.
     fn r#struct(
         &self,
@@ -3667,6 +3992,7 @@ pub trait TypesRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`struct`](Self::struct) whose answer may come later, from any thread.
     fn struct_deferred(
         &self,
@@ -3676,6 +4002,7 @@ pub trait TypesRpc: Send + Sync + 'static {
     ) {
         reply.send(self.r#struct(&controller, request));
     }
+
     /// Answers `tricky.v1.TypesRpc/Common`.
     fn common(
         &self,
@@ -3692,6 +4019,7 @@ pub trait TypesRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`common`](Self::common) whose answer may come later, from any thread.
     fn common_deferred(
         &self,
@@ -3701,6 +4029,7 @@ pub trait TypesRpc: Send + Sync + 'static {
     ) {
         reply.send(self.common(&controller, request));
     }
+
     /// 注册一个新的账号。
     fn pool(
         &self,
@@ -3714,6 +4043,7 @@ pub trait TypesRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`pool`](Self::pool) whose answer may come later, from any thread.
     fn pool_deferred(
         &self,
@@ -3723,6 +4053,7 @@ pub trait TypesRpc: Send + Sync + 'static {
     ) {
         reply.send(self.pool(&controller, request));
     }
+
     /// Old.
     #[deprecated]
     fn old(
@@ -3737,6 +4068,7 @@ pub trait TypesRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`old`](Self::old) whose answer may come later, from any thread.
     #[deprecated]
     fn old_deferred(
@@ -3747,6 +4079,7 @@ pub trait TypesRpc: Send + Sync + 'static {
     ) {
         reply.send(self.old(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> TypesRpc_Service<Self>
     where
@@ -3770,6 +4103,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     > {
         (**self).ping(controller, request)
     }
+
     fn ping_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3778,6 +4112,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) {
         (**self).ping_deferred(controller, request, reply);
     }
+
     fn r#struct(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -3788,6 +4123,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     > {
         (**self).r#struct(controller, request)
     }
+
     fn struct_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3796,6 +4132,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) {
         (**self).struct_deferred(controller, request, reply);
     }
+
     fn common(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -3806,6 +4143,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     > {
         (**self).common(controller, request)
     }
+
     fn common_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3814,6 +4152,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) {
         (**self).common_deferred(controller, request, reply);
     }
+
     fn pool(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -3821,6 +4160,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Status> {
         (**self).pool(controller, request)
     }
+
     fn pool_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3829,6 +4169,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) {
         (**self).pool_deferred(controller, request, reply);
     }
+
     fn old(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -3836,6 +4177,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Status> {
         (**self).old(controller, request)
     }
+
     fn old_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -3846,7 +4188,7 @@ impl<T: TypesRpc + ?Sized> TypesRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`TypesRpc`] as a service: what [`TypesRpc::service`] makes.
+/// [`TypesRpc`] as a service: what [`TypesRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -3860,6 +4202,7 @@ impl<T: TypesRpc> ::mprpc_runtime::Service for TypesRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &TYPES_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -3956,16 +4299,19 @@ impl TypesRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.TypesRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &TYPES_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -3975,6 +4321,7 @@ impl TypesRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Nothing to say.
     ///
     /// Nothing at all.
@@ -3990,6 +4337,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.call(&TYPES_RPC.methods[0], request)
     }
+
     /// [`ping`](Self::ping) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn ping_async(
         &self,
@@ -4003,6 +4351,7 @@ impl TypesRpc_Stub {
     ) {
         self.stub.call_async(&TYPES_RPC.methods[0], request, done);
     }
+
     /// [`ping`](Self::ping) that does not wait: the answer is in what it returns.
     pub fn ping_start(
         &self,
@@ -4010,6 +4359,7 @@ impl TypesRpc_Stub {
     ) -> ::mprpc_runtime::Pending<::protobuf::well_known_types::empty::Empty> {
         self.stub.start(&TYPES_RPC.methods[0], request)
     }
+
     /// [`ping`](Self::ping) for many requests at once; the answers are in the order of the requests.
     pub fn ping_batch(
         &self,
@@ -4022,6 +4372,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.batch(&TYPES_RPC.methods[0], requests)
     }
+
     /// Calls `tricky.v1.TypesRpc/Struct`.
     pub fn r#struct(
         &self,
@@ -4032,6 +4383,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.call(&TYPES_RPC.methods[1], request)
     }
+
     /// [`struct`](Self::struct) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn struct_async(
         &self,
@@ -4045,6 +4397,7 @@ impl TypesRpc_Stub {
     ) {
         self.stub.call_async(&TYPES_RPC.methods[1], request, done);
     }
+
     /// [`struct`](Self::struct) that does not wait: the answer is in what it returns.
     pub fn struct_start(
         &self,
@@ -4052,6 +4405,7 @@ impl TypesRpc_Stub {
     ) -> ::mprpc_runtime::Pending<::protobuf::well_known_types::struct_::Value> {
         self.stub.start(&TYPES_RPC.methods[1], request)
     }
+
     /// [`struct`](Self::struct) for many requests at once; the answers are in the order of the requests.
     pub fn struct_batch(
         &self,
@@ -4064,6 +4418,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.batch(&TYPES_RPC.methods[1], requests)
     }
+
     /// Calls `tricky.v1.TypesRpc/Common`.
     pub fn common(
         &self,
@@ -4074,6 +4429,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.call(&TYPES_RPC.methods[2], request)
     }
+
     /// [`common`](Self::common) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn common_async(
         &self,
@@ -4087,6 +4443,7 @@ impl TypesRpc_Stub {
     ) {
         self.stub.call_async(&TYPES_RPC.methods[2], request, done);
     }
+
     /// [`common`](Self::common) that does not wait: the answer is in what it returns.
     pub fn common_start(
         &self,
@@ -4094,6 +4451,7 @@ impl TypesRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::common_types::page::Entry> {
         self.stub.start(&TYPES_RPC.methods[2], request)
     }
+
     /// [`common`](Self::common) for many requests at once; the answers are in the order of the requests.
     pub fn common_batch(
         &self,
@@ -4103,6 +4461,7 @@ impl TypesRpc_Stub {
     > {
         self.stub.batch(&TYPES_RPC.methods[2], requests)
     }
+
     /// 注册一个新的账号。
     pub fn pool(
         &self,
@@ -4110,6 +4469,7 @@ impl TypesRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Error> {
         self.stub.call(&TYPES_RPC.methods[3], request)
     }
+
     /// [`pool`](Self::pool) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn pool_async(
         &self,
@@ -4120,6 +4480,7 @@ impl TypesRpc_Stub {
     ) {
         self.stub.call_async(&TYPES_RPC.methods[3], request, done);
     }
+
     /// [`pool`](Self::pool) that does not wait: the answer is in what it returns.
     pub fn pool_start(
         &self,
@@ -4127,6 +4488,7 @@ impl TypesRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Type> {
         self.stub.start(&TYPES_RPC.methods[3], request)
     }
+
     /// [`pool`](Self::pool) for many requests at once; the answers are in the order of the requests.
     pub fn pool_batch(
         &self,
@@ -4134,6 +4496,7 @@ impl TypesRpc_Stub {
     ) -> Vec<::std::result::Result<super::tricky::Type, ::mprpc_runtime::Error>> {
         self.stub.batch(&TYPES_RPC.methods[3], requests)
     }
+
     /// Old.
     #[deprecated]
     pub fn old(
@@ -4142,6 +4505,7 @@ impl TypesRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Type, ::mprpc_runtime::Error> {
         self.stub.call(&TYPES_RPC.methods[4], request)
     }
+
     /// [`old`](Self::old) that does not wait: `done` gets the answer, on a thread that it must not block.
     #[deprecated]
     pub fn old_async(
@@ -4153,6 +4517,7 @@ impl TypesRpc_Stub {
     ) {
         self.stub.call_async(&TYPES_RPC.methods[4], request, done);
     }
+
     /// [`old`](Self::old) that does not wait: the answer is in what it returns.
     #[deprecated]
     pub fn old_start(
@@ -4161,6 +4526,7 @@ impl TypesRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Type> {
         self.stub.start(&TYPES_RPC.methods[4], request)
     }
+
     /// [`old`](Self::old) for many requests at once; the answers are in the order of the requests.
     #[deprecated]
     pub fn old_batch(
@@ -4190,6 +4556,7 @@ pub trait OldRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`call`](Self::call) whose answer may come later, from any thread.
     fn call_deferred(
         &self,
@@ -4199,6 +4566,7 @@ pub trait OldRpc: Send + Sync + 'static {
     ) {
         reply.send(self.call(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> OldRpc_Service<Self>
     where
@@ -4219,6 +4587,7 @@ impl<T: OldRpc + ?Sized> OldRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Status> {
         (**self).call(controller, request)
     }
+
     fn call_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -4229,7 +4598,7 @@ impl<T: OldRpc + ?Sized> OldRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`OldRpc`] as a service: what [`OldRpc::service`] makes.
+/// [`OldRpc`] as a service: what [`OldRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -4243,6 +4612,7 @@ impl<T: OldRpc> ::mprpc_runtime::Service for OldRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &OLD_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -4293,16 +4663,19 @@ impl OldRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `tricky.v1.OldRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &OLD_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -4312,6 +4685,7 @@ impl OldRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Calls `tricky.v1.OldRpc/Call`.
     pub fn call(
         &self,
@@ -4319,6 +4693,7 @@ impl OldRpc_Stub {
     ) -> ::std::result::Result<super::tricky::Nothing, ::mprpc_runtime::Error> {
         self.stub.call(&OLD_RPC.methods[0], request)
     }
+
     /// [`call`](Self::call) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn call_async(
         &self,
@@ -4329,6 +4704,7 @@ impl OldRpc_Stub {
     ) {
         self.stub.call_async(&OLD_RPC.methods[0], request, done);
     }
+
     /// [`call`](Self::call) that does not wait: the answer is in what it returns.
     pub fn call_start(
         &self,
@@ -4336,6 +4712,7 @@ impl OldRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::tricky::Nothing> {
         self.stub.start(&OLD_RPC.methods[0], request)
     }
+
     /// [`call`](Self::call) for many requests at once; the answers are in the order of the requests.
     pub fn call_batch(
         &self,

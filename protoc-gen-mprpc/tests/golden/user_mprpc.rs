@@ -18,6 +18,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`login`](Self::login) whose answer may come later, from any thread.
     fn login_deferred(
         &self,
@@ -27,6 +28,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
     ) {
         reply.send(self.login(&controller, request));
     }
+
     /// Makes a new account.
     fn register(
         &self,
@@ -40,6 +42,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
             ),
         )
     }
+
     /// [`register`](Self::register) whose answer may come later, from any thread.
     fn register_deferred(
         &self,
@@ -49,6 +52,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
     ) {
         reply.send(self.register(&controller, request));
     }
+
     /// Makes the service that `RpcProvider::notify_service` takes.
     fn service(self) -> UserServiceRpc_Service<Self>
     where
@@ -69,6 +73,7 @@ impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::user::LoginResponse, ::mprpc_runtime::Status> {
         (**self).login(controller, request)
     }
+
     fn login_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -77,6 +82,7 @@ impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
     ) {
         (**self).login_deferred(controller, request, reply);
     }
+
     fn register(
         &self,
         controller: &::mprpc_runtime::Controller,
@@ -84,6 +90,7 @@ impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
     ) -> ::std::result::Result<super::user::RegisterResponse, ::mprpc_runtime::Status> {
         (**self).register(controller, request)
     }
+
     fn register_deferred(
         &self,
         controller: ::mprpc_runtime::Controller,
@@ -94,7 +101,7 @@ impl<T: UserServiceRpc + ?Sized> UserServiceRpc for ::std::sync::Arc<T> {
     }
 }
 
-/// A [`UserServiceRpc`] as a service: what [`UserServiceRpc::service`] makes.
+/// [`UserServiceRpc`] as a service: what [`UserServiceRpc::service`] makes.
 #[rustfmt::skip]
 #[allow(clippy::all, clippy::nursery, clippy::pedantic, clippy::restriction, dead_code, deprecated, let_underscore_drop,
     nonstandard_style, rustdoc::all, unreachable_pub, unused_qualifications, reason = "generated code")]
@@ -108,6 +115,7 @@ impl<T: UserServiceRpc> ::mprpc_runtime::Service for UserServiceRpc_Service<T> {
     fn descriptor(&self) -> &'static ::mprpc_runtime::ServiceDescriptor {
         &USER_SERVICE_RPC
     }
+
     fn call_method(&self, method: usize, call: ::mprpc_runtime::ServerCall<'_>) {
         match method {
             0 => {
@@ -167,16 +175,19 @@ impl UserServiceRpc_Stub {
             stub: ::mprpc_runtime::Stub::new(channel),
         }
     }
+
     /// What `fixbug.UserServiceRpc` consists of.
     pub fn descriptor() -> &'static ::mprpc_runtime::ServiceDescriptor {
         &USER_SERVICE_RPC
     }
+
     /// The same stub with other options.
     pub fn with(&self, options: ::mprpc_runtime::CallOptions) -> Self {
         Self {
             stub: self.stub.with(options),
         }
     }
+
     /// The same stub, whose calls report to `controller`.
     pub fn controlled_by(
         &self,
@@ -186,6 +197,7 @@ impl UserServiceRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
     /// Checks a name and its password.
     pub fn login(
         &self,
@@ -193,6 +205,7 @@ impl UserServiceRpc_Stub {
     ) -> ::std::result::Result<super::user::LoginResponse, ::mprpc_runtime::Error> {
         self.stub.call(&USER_SERVICE_RPC.methods[0], request)
     }
+
     /// [`login`](Self::login) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn login_async(
         &self,
@@ -203,6 +216,7 @@ impl UserServiceRpc_Stub {
     ) {
         self.stub.call_async(&USER_SERVICE_RPC.methods[0], request, done);
     }
+
     /// [`login`](Self::login) that does not wait: the answer is in what it returns.
     pub fn login_start(
         &self,
@@ -210,6 +224,7 @@ impl UserServiceRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::user::LoginResponse> {
         self.stub.start(&USER_SERVICE_RPC.methods[0], request)
     }
+
     /// [`login`](Self::login) for many requests at once; the answers are in the order of the requests.
     pub fn login_batch(
         &self,
@@ -217,6 +232,7 @@ impl UserServiceRpc_Stub {
     ) -> Vec<::std::result::Result<super::user::LoginResponse, ::mprpc_runtime::Error>> {
         self.stub.batch(&USER_SERVICE_RPC.methods[0], requests)
     }
+
     /// Makes a new account.
     pub fn register(
         &self,
@@ -224,6 +240,7 @@ impl UserServiceRpc_Stub {
     ) -> ::std::result::Result<super::user::RegisterResponse, ::mprpc_runtime::Error> {
         self.stub.call(&USER_SERVICE_RPC.methods[1], request)
     }
+
     /// [`register`](Self::register) that does not wait: `done` gets the answer, on a thread that it must not block.
     pub fn register_async(
         &self,
@@ -234,6 +251,7 @@ impl UserServiceRpc_Stub {
     ) {
         self.stub.call_async(&USER_SERVICE_RPC.methods[1], request, done);
     }
+
     /// [`register`](Self::register) that does not wait: the answer is in what it returns.
     pub fn register_start(
         &self,
@@ -241,6 +259,7 @@ impl UserServiceRpc_Stub {
     ) -> ::mprpc_runtime::Pending<super::user::RegisterResponse> {
         self.stub.start(&USER_SERVICE_RPC.methods[1], request)
     }
+
     /// [`register`](Self::register) for many requests at once; the answers are in the order of the requests.
     pub fn register_batch(
         &self,
