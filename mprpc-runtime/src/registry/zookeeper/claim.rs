@@ -1,8 +1,8 @@
-//! What to do about a node that should be ours, decided from what stands there. Pure.
+//! What to do about a node that should be ours, or no longer, from what stands there. Pure.
 
 use std::net::SocketAddr;
 
-use super::nodes;
+use super::nodes::{instance_addr, instance_id, legacy_address};
 
 /// A znode as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,27 +14,34 @@ pub(super) struct Found {
     pub(super) data: Vec<u8>,
 }
 
-/// What this process claims.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Mine<'a> {
-    pub(super) session: i64,
+/// What a node is for. The order is that of work: old callers are sent away first and here last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Role {
+    OldMirror,
+    OldInstance,
+    Instance,
+    Mirror,
+}
+
+/// What this process claims, or claimed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Claim {
+    pub(super) role: Role,
     pub(super) addr: SocketAddr,
     pub(super) id: u64,
-    pub(super) data: &'a [u8],
+    pub(super) data: Vec<u8>,
 }
 
 /// Who answers at an address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Answer {
-    /// Nobody takes the connection.
     Nobody,
-    /// The process with this id.
     Process(u64),
     /// Somebody who does not say who, such as a C++ provider.
     Stranger,
 }
 
-/// The next thing to do; after anything but the first two, look again.
+/// The next thing to do. After anything but `Keep` and `Leave`, look again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     /// All is as it should be.
@@ -43,74 +50,184 @@ pub(super) enum Verdict {
     Leave,
     /// Dial this address and decide again with the answer.
     Ask(SocketAddr),
-    /// Nobody has the name.
     Create,
     /// Set the data, if the version is still this one.
     Write(i32),
-    /// A ghost or no longer wanted: delete, if the version is still this one.
+    /// Delete the node, if the version is still this one, which is at least 1.
     Delete(i32),
 }
 
-/// What to do for an instance node, given the answer at the address that an earlier `Ask` named.
-pub(super) fn instance(found: Option<&Found>, mine: Mine<'_>, answer: Option<Answer>) -> Verdict {
-    let Some(found) = found else {
-        return Verdict::Create;
-    };
-    if found.owner == mine.session {
-        return keep_or_write(found, mine);
-    }
-    // Our own id under another session: we were here before this session began.
-    if nodes::instance_id(&found.data) == Some(mine.id) {
-        return remove(found);
-    }
-    let whom = nodes::instance_addr(&found.data).unwrap_or(mine.addr);
-    match answer {
-        None => Verdict::Ask(whom),
-        Some(Answer::Process(id)) if id == mine.id => remove(found),
-        Some(Answer::Nobody) if whom == mine.addr => remove(found),
-        Some(_) => Verdict::Leave,
-    }
-}
-
-/// What to do for a mirror node.
-pub(super) fn mirror(found: Option<&Found>, mine: Mine<'_>) -> Verdict {
-    match found {
-        None => Verdict::Create,
-        Some(found) if found.owner == mine.session => keep_or_write(found, mine),
-        // The instance node is ours, so whoever served at this address is gone.
-        Some(found) if nodes::legacy_address(&found.data) == Some(mine.addr) => remove(found),
-        Some(_) => Verdict::Leave,
-    }
-}
-
-/// What to do for a node that should be gone.
-pub(super) fn removal(found: Option<&Found>, mine: Mine<'_>) -> Verdict {
-    match found {
-        Some(found)
-            if found.owner == mine.session
-                || found.data == mine.data
-                || nodes::instance_id(&found.data) == Some(mine.id) =>
-        {
-            remove(found)
+impl Claim {
+    /// What to do, given the answer at the address that an earlier `Ask` named.
+    pub(super) fn judge(&self, found: Option<&Found>, me: i64, answer: Option<Answer>) -> Verdict {
+        let old = self.role <= Role::OldInstance;
+        let Some(found) = found else {
+            return if old { Verdict::Keep } else { Verdict::Create };
+        };
+        // Our own id under another session: we were here before this session began.
+        let was_mine = instance_id(&found.data) == Some(self.id);
+        match self.role {
+            _ if old && (found.owner == me || was_mine || found.data == self.data) => remove(found),
+            _ if old => Verdict::Keep,
+            _ if found.owner == me && found.data == self.data && found.version >= 1 => {
+                Verdict::Keep
+            }
+            _ if found.owner == me => Verdict::Write(found.version),
+            // The instance node is ours, so whoever served at this address is gone.
+            Role::Mirror if legacy_address(&found.data) == Some(self.addr) => remove(found),
+            Role::Mirror => Verdict::Leave,
+            _ if was_mine => remove(found),
+            _ => {
+                let whom = instance_addr(&found.data).unwrap_or(self.addr);
+                match answer {
+                    None => Verdict::Ask(whom),
+                    Some(Answer::Process(id)) if id == self.id => remove(found),
+                    Some(Answer::Nobody) if whom == self.addr => remove(found),
+                    Some(_) => Verdict::Leave,
+                }
+            }
         }
-        _ => Verdict::Keep,
-    }
-}
-
-fn keep_or_write(found: &Found, mine: Mine<'_>) -> Verdict {
-    if found.data == mine.data && found.version >= 1 {
-        Verdict::Keep
-    } else {
-        Verdict::Write(found.version)
     }
 }
 
 /// Deletes never name version 0: a C++ node made this very moment has it. A ghost that was never
 /// set is set first, which fails if the node is no longer the one that was read.
 fn remove(found: &Found) -> Verdict {
-    if found.version >= 1 {
-        Verdict::Delete(found.version)
-    } else {
-        Verdict::Write(found.version)
+    match found.version {
+        0 => Verdict::Write(0),
+        version => Verdict::Delete(version),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{Publication, zookeeper::nodes};
+
+    const ME: i64 = 7;
+    const OTHER: i64 = 8;
+
+    fn addr(port: u16) -> SocketAddr {
+        ([10, 0, 0, 5], port).into()
+    }
+
+    fn text(addr: SocketAddr, instance: u64) -> Vec<u8> {
+        let (services, weight, legacy) = (Vec::new(), 100, true);
+        let of = Publication {
+            addr,
+            instance,
+            services,
+            weight,
+            legacy,
+        };
+        nodes::instance_text(&of, false, "", 0).into_bytes()
+    }
+
+    fn claim(role: Role) -> Claim {
+        let data = match role {
+            Role::Instance | Role::OldInstance => text(addr(1), 0xa),
+            Role::Mirror | Role::OldMirror => nodes::mirror_text(addr(1)).expect("IPv4"),
+        };
+        Claim {
+            role,
+            addr: addr(1),
+            id: 0xa,
+            data,
+        }
+    }
+
+    fn found(owner: i64, version: i32, data: impl Into<Vec<u8>>) -> Option<Found> {
+        let data = data.into();
+        Some(Found {
+            owner,
+            version,
+            data,
+        })
+    }
+
+    #[test]
+    fn a_free_name_is_taken_and_our_own_node_kept_or_repaired() {
+        for role in [Role::Instance, Role::Mirror] {
+            let claim = claim(role);
+            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
+            assert_eq!(judge(None), Verdict::Create);
+            assert_eq!(judge(found(ME, 1, claim.data.clone())), Verdict::Keep);
+            assert_eq!(
+                judge(found(ME, 0, claim.data.clone())),
+                Verdict::Write(0),
+                "never set"
+            );
+            assert_eq!(judge(found(ME, 3, "overwritten")), Verdict::Write(3));
+        }
+    }
+
+    #[test]
+    fn an_instance_of_an_earlier_session_of_ours_is_replaced_without_asking() {
+        let claim = claim(Role::Instance);
+        let ghost = found(OTHER, 2, text(addr(1), 0xa));
+        assert_eq!(claim.judge(ghost.as_ref(), ME, None), Verdict::Delete(2));
+    }
+
+    #[test]
+    fn a_strange_instance_is_replaced_only_if_its_address_is_ours_or_dead_and_ours() {
+        let claim = claim(Role::Instance);
+        let judge = |port, answer| {
+            let other = found(OTHER, 1, text(addr(port), 0xb));
+            claim.judge(other.as_ref(), ME, answer)
+        };
+        assert_eq!(judge(1, None), Verdict::Ask(addr(1)));
+        assert_eq!(judge(2, None), Verdict::Ask(addr(2)));
+        assert_eq!(judge(1, Some(Answer::Process(0xa))), Verdict::Delete(1));
+        assert_eq!(judge(2, Some(Answer::Process(0xa))), Verdict::Delete(1));
+        assert_eq!(judge(1, Some(Answer::Nobody)), Verdict::Delete(1));
+        assert_eq!(
+            judge(2, Some(Answer::Nobody)),
+            Verdict::Leave,
+            "it may come back"
+        );
+        for port in [1, 2] {
+            assert_eq!(judge(port, Some(Answer::Process(0xb))), Verdict::Leave);
+            assert_eq!(judge(port, Some(Answer::Stranger)), Verdict::Leave);
+        }
+        let rubbish = found(OTHER, 0, "rubbish");
+        assert_eq!(
+            claim.judge(rubbish.as_ref(), ME, None),
+            Verdict::Ask(addr(1))
+        );
+        let dead = claim.judge(rubbish.as_ref(), ME, Some(Answer::Nobody));
+        assert_eq!(dead, Verdict::Write(0), "version 0 is never deleted");
+    }
+
+    #[test]
+    fn a_legacy_name_is_left_to_any_other_address() {
+        let claim = claim(Role::Mirror);
+        let judge =
+            |version, data: &str| claim.judge(found(OTHER, version, data).as_ref(), ME, None);
+        assert_eq!(judge(0, "10.0.0.6:1"), Verdict::Leave);
+        assert_eq!(judge(1, "10.0.0.5:2\0mprpc"), Verdict::Leave);
+        assert_eq!(judge(0, "rubbish"), Verdict::Leave);
+        assert_eq!(
+            judge(0, "10.0.0.5:1"),
+            Verdict::Write(0),
+            "a C++ ghost on our address"
+        );
+        assert_eq!(judge(0, "10.0.0.5:1;w=1"), Verdict::Write(0));
+        assert_eq!(judge(1, "10.0.0.5:1\0mprpc"), Verdict::Delete(1));
+    }
+
+    #[test]
+    fn only_our_own_nodes_are_taken_away() {
+        for role in [Role::OldInstance, Role::OldMirror] {
+            let claim = claim(role);
+            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
+            assert_eq!(judge(None), Verdict::Keep);
+            assert_eq!(judge(found(ME, 2, "anything")), Verdict::Delete(2));
+            assert_eq!(
+                judge(found(OTHER, 1, claim.data.clone())),
+                Verdict::Delete(1)
+            );
+            assert_eq!(judge(found(OTHER, 1, text(addr(1), 0xb))), Verdict::Keep);
+            assert_eq!(judge(found(OTHER, 0, "10.0.0.6:1")), Verdict::Keep);
+        }
     }
 }

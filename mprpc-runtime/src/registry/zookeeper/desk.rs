@@ -2,18 +2,22 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::SocketAddr,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
-use super::{MirrorPolicy, ZooKeeperOptions, nodes, publisher::Role};
+use super::{
+    MirrorPolicy,
+    claim::{Claim, Role},
+    nodes,
+};
 use crate::{
     error::Error,
     registry::{Publication, ServiceName, Snapshot},
 };
 
 /// What callers and keeper share. No lock is held while ZooKeeper is asked.
+#[derive(Default)]
 pub(super) struct Shared {
     snapshots: RwLock<HashMap<String, Arc<Snapshot>>>,
     desk: Mutex<Desk>,
@@ -21,106 +25,65 @@ pub(super) struct Shared {
 }
 
 /// What callers ask for, and the answers.
+#[derive(Default)]
 pub(super) struct Desk {
     /// Services to be looked up from now on, taken away by the keeper.
     pub(super) asked: Vec<ServiceName>,
     looked_up: HashSet<String>,
     pub(super) wanted: Wanted,
-    /// How often `wanted` changed, from 1; which of these was tried, and which is carried out.
+    /// How often `wanted` changed; which change was tried, and whether all of it is carried out.
     pub(super) changes: u64,
     tried: u64,
-    settled: u64,
-    /// Why ZooKeeper cannot be asked.
+    settled: bool,
+    /// Why ZooKeeper cannot be asked, and why something is not published.
     outage: Option<String>,
-    /// Why something is not published.
     refusal: Option<String>,
     pub(super) stopped: bool,
 }
 
 /// What is to be published.
+#[derive(Default)]
 pub(super) struct Wanted {
-    publications: Vec<Publication>,
+    pub(super) publications: Vec<Publication>,
     pub(super) draining: bool,
     pub(super) mirror: MirrorPolicy,
-    app: String,
-    zone: String,
+    pub(super) app: String,
     /// Milliseconds since 1970 at which this registry began.
-    start: u128,
+    pub(super) start: u128,
 }
 
 impl Shared {
-    pub(super) fn new(options: &ZooKeeperOptions) -> Self {
-        let start = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |since| since.as_millis());
-        let wanted = Wanted {
-            publications: Vec::new(),
-            draining: false,
-            mirror: options.mirror,
-            app: options.app.clone(),
-            zone: options.zone.clone(),
-            start,
-        };
-        let desk = Desk {
-            asked: Vec::new(),
-            looked_up: HashSet::new(),
-            wanted,
-            changes: 1,
-            tried: 0,
-            settled: 0,
-            outage: None,
-            refusal: None,
-            stopped: false,
-        };
-        Self {
-            snapshots: RwLock::default(),
-            desk: Mutex::new(desk),
-            news: Condvar::new(),
-        }
-    }
-
     pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The newest snapshot of a service, if there ever was one.
     pub(super) fn known(&self, service: &str) -> Option<Arc<Snapshot>> {
-        self.snapshots
+        let snapshots = self
+            .snapshots
             .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(service)
-            .cloned()
+            .unwrap_or_else(PoisonError::into_inner);
+        snapshots.get(service).cloned()
     }
 
     /// Has the service looked up from now on; false if that is so already.
     pub(super) fn ask(&self, service: &ServiceName) -> bool {
         let mut desk = self.desk();
         let new = desk.looked_up.insert(service.full.clone());
-        if new {
-            desk.asked.push(service.clone());
-        }
+        desk.asked.extend(new.then(|| service.clone()));
         new
     }
 
     /// Waits for the first snapshot of a service that was asked for.
     pub(super) fn first(&self, service: &str, deadline: Instant) -> Result<Arc<Snapshot>, Error> {
-        // An outage may be over in this moment, but nobody should wait long to learn of it.
-        let patience = deadline.min(Instant::now() + Duration::from_secs(1));
-        let known = |_: &Desk| self.known(service).is_some();
-        self.wait(patience, known);
-        if self.desk().outage.is_none() {
-            self.wait(deadline, |desk| {
-                known(desk) || desk.outage.is_some() || desk.stopped
-            });
-        }
+        let known = |desk: &Desk| desk.stopped || self.known(service).is_some();
+        // An outage may end in this moment, but nobody should wait long for it.
+        self.wait(deadline.min(Instant::now() + Duration::from_secs(1)), known);
+        self.wait(deadline, |desk| known(desk) || desk.outage.is_some());
         self.known(service).ok_or_else(|| {
-            let desk = self.desk();
-            let why = desk.outage.as_deref().unwrap_or(if desk.stopped {
-                "the registry was stopped"
-            } else {
-                "ZooKeeper has not answered yet"
-            });
-            Error::Registry(format!("{service} is not known: {why}"))
+            let outage = self.desk().outage.clone();
+            let why = outage.unwrap_or_else(|| "ZooKeeper did not answer in time".into());
+            Error::Registry(format!("{service} cannot be looked up: {why}"))
         })
     }
 
@@ -133,7 +96,7 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner);
             snapshots.insert(service.to_owned(), Arc::new(snapshot));
         }
-        let _desk = self.desk(); // so that nobody falls asleep between look and wait
+        let _desk = self.desk(); // or somebody could fall asleep between look and wait
         self.news.notify_all();
     }
 
@@ -154,10 +117,7 @@ impl Shared {
         refusal: Option<String>,
     ) {
         let mut desk = self.desk();
-        desk.tried = tried;
-        if settled {
-            desk.settled = tried;
-        }
+        (desk.tried, desk.settled) = (tried, settled);
         (desk.outage, desk.refusal) = (outage, refusal);
         self.news.notify_all();
     }
@@ -184,61 +144,59 @@ impl Shared {
         self.wait(deadline, |desk| desk.tried >= change || desk.stopped);
         let desk = self.desk();
         let late = (desk.tried < change).then_some("ZooKeeper did not answer in time");
-        match desk.outage.as_deref().or(desk.refusal.as_deref()).or(late) {
-            Some(why) => Err(Error::Registry(format!("{why} (require_registry = true)"))),
-            None => Ok(()),
-        }
+        let why = desk.outage.as_deref().or(desk.refusal.as_deref()).or(late);
+        why.map_or(Ok(()), |why| Err(Error::Registry(why.to_owned())))
     }
-}
 
-impl Desk {
-    /// Whether the change is carried out, or cannot be in any foreseeable time.
-    pub(super) fn is_done(&self, change: u64) -> bool {
-        self.settled >= change || self.stopped || (self.tried >= change && self.outage.is_some())
+    /// Waits until the change is carried out, or cannot be in any foreseeable time.
+    pub(super) fn done(&self, change: u64, deadline: Instant) {
+        let carried_out = |desk: &Desk| desk.settled || desk.outage.is_some();
+        self.wait(deadline, |desk| {
+            desk.stopped || desk.tried >= change && carried_out(desk)
+        });
     }
 }
 
 impl Wanted {
-    /// Adds a publication, or replaces that of the same address.
-    pub(super) fn publish(&mut self, publication: Publication) {
-        self.publications.retain(|old| old.addr != publication.addr);
-        self.publications.push(publication);
-    }
-
-    /// Nothing is to be published any more.
-    pub(super) fn clear(&mut self) {
-        self.publications.clear();
-        self.draining = false;
-    }
-
-    /// All nodes that this makes: path, role, address, process and data.
-    pub(super) fn nodes(&self) -> Vec<(String, Role, SocketAddr, u64, Vec<u8>)> {
-        let mut nodes = Vec::new();
+    /// All nodes that this makes, with their paths.
+    pub(super) fn claims(&self) -> Vec<(String, Claim)> {
+        let mut claims = Vec::new();
         for one in &self.publications {
-            let text = nodes::instance_text(one, self.draining, &self.app, &self.zone, self.start);
+            let (addr, id) = (one.addr, one.instance);
+            let text = nodes::instance_text(one, self.draining, &self.app, self.start);
+            let mirrored = one.legacy && !self.draining && self.mirror != MirrorPolicy::Off;
             for service in &one.services {
-                let path = format!("{}/{}", nodes::instances_dir(&service.full), one.addr);
-                nodes.push((
+                let (role, data) = (Role::Instance, text.clone().into_bytes());
+                let path = format!("{}/{addr}", nodes::instances_dir(service));
+                claims.push((
                     path,
-                    Role::Instance,
-                    one.addr,
-                    one.instance,
-                    text.clone().into_bytes(),
+                    Claim {
+                        role,
+                        addr,
+                        id,
+                        data,
+                    },
                 ));
-                let mirrored = one.legacy
-                    && !self.draining
-                    && self.mirror != MirrorPolicy::Off
-                    && !self.is_ambiguous(service);
-                let mirror = nodes::mirror_text(one.addr).filter(|_| mirrored);
-                for (method, text) in service.methods.iter().zip(std::iter::repeat(mirror)) {
-                    let path = format!("{}/{method}", nodes::legacy_dir(&service.short));
-                    nodes.extend(
-                        text.map(|text| (path, Role::Mirror, one.addr, one.instance, text)),
-                    );
+                let mirrored = mirrored && !self.is_ambiguous(service);
+                let Some(text) = nodes::mirror_text(addr).filter(|_| mirrored) else {
+                    continue;
+                };
+                for method in &service.methods {
+                    let (role, data) = (Role::Mirror, text.clone());
+                    let path = format!("{}/{method}", nodes::legacy_dir(service));
+                    claims.push((
+                        path,
+                        Claim {
+                            role,
+                            addr,
+                            id,
+                            data,
+                        },
+                    ));
                 }
             }
         }
-        nodes
+        claims
     }
 
     /// Whether C++ callers could mean another service by the short name.

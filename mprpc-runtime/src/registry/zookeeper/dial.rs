@@ -7,16 +7,16 @@ use std::{
 };
 
 use super::claim::Answer;
-use crate::wire::mux::{HEADER_LEN, Header, Hello, Kind, VERSION};
+use crate::wire::mux::{HEADER_LEN, Header, Hello, Kind};
 
-/// The local address from which `host_port` is reached: what a provider on this machine is called
-/// there. Nothing is sent. `None` if the name does not resolve or there is no route.
+/// The local address from which `host_port` is reached: what callers there may call this machine.
+/// Nothing is sent. `None` if the name does not resolve or there is no route.
 pub fn route_to(host_port: &str) -> Option<IpAddr> {
     host_port.to_socket_addrs().ok()?.find_map(|peer| {
-        let any: SocketAddr = if peer.is_ipv4() {
-            ([0; 4], 0).into()
+        let any = if peer.is_ipv4() {
+            "0.0.0.0:0"
         } else {
-            ([0; 16], 0).into()
+            "[::]:0"
         };
         let socket = UdpSocket::bind(any).ok()?;
         socket.connect(peer).ok()?;
@@ -24,46 +24,46 @@ pub fn route_to(host_port: &str) -> Option<IpAddr> {
     })
 }
 
-/// Asks who serves at `addr`, with a Hello. Takes at most about a second.
+/// Asks who serves at `addr`, with a Hello. Takes at most a second to connect and one to answer.
 pub(super) fn who_answers(addr: SocketAddr) -> Answer {
-    let deadline = Instant::now() + Duration::from_secs(1);
-    let Ok(mut stream) = TcpStream::connect_timeout(&addr, Duration::from_secs(1)) else {
+    let Ok(stream) = TcpStream::connect_timeout(&addr, LIMIT) else {
         return Answer::Nobody;
     };
-    match exchange(&mut stream, deadline) {
+    match exchange(stream) {
         Some(hello) if hello.instance != 0 => Answer::Process(hello.instance),
         _ => Answer::Stranger,
     }
 }
 
-fn exchange(stream: &mut TcpStream, deadline: Instant) -> Option<Hello> {
-    let mut bytes = Vec::new();
-    Hello {
-        version: VERSION,
+fn exchange(mut stream: TcpStream) -> Option<Hello> {
+    let deadline = Instant::now() + LIMIT;
+    let hello = Hello {
+        version: 1,
         ..Hello::default()
-    }
-    .write(&mut bytes);
-    stream.set_write_timeout(Some(left(deadline)?)).ok()?;
-    stream.write_all(&bytes).ok()?;
-    let mut read = |n| {
-        let mut bytes = vec![0; n];
-        let mut at = 0;
-        while at < n {
-            stream.set_read_timeout(Some(left(deadline)?)).ok()?;
-            match stream.read(&mut bytes[at..]).ok()? {
-                0 => return None,
-                k => at += k,
+    };
+    let mut bytes = Vec::new();
+    hello.write(&mut bytes);
+    stream.write_all(&bytes).ok()?; // a new socket takes as little as this
+    bytes.clear();
+    loop {
+        if let Some(header) = Header::decode(&bytes).ok()? {
+            let meta = bytes.get(HEADER_LEN..HEADER_LEN + usize::from(header.meta_len));
+            match meta {
+                _ if header.kind != Kind::Hello as u8 => return None,
+                Some(meta) => return Hello::decode(meta).ok(),
+                None => {}
             }
         }
-        Some(bytes)
-    };
-    let header = Header::decode(&read(HEADER_LEN)?).ok()??;
-    let meta = read(usize::from(header.meta_len))?;
-    (header.kind == Kind::Hello as u8).then(|| Hello::decode(&meta).ok())?
+        let left = deadline.checked_duration_since(Instant::now())?;
+        stream
+            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
+            .ok()?;
+        let mut chunk = [0; 512];
+        match stream.read(&mut chunk).ok()? {
+            0 => return None,
+            n => bytes.extend_from_slice(&chunk[..n]),
+        }
+    }
 }
 
-fn left(deadline: Instant) -> Option<Duration> {
-    deadline
-        .checked_duration_since(Instant::now())
-        .filter(|left| !left.is_zero())
-}
+const LIMIT: Duration = Duration::from_secs(1);

@@ -1,12 +1,13 @@
 //! The thread `mprpc-registry`: carries out what the session's supervisor decides.
 
-use std::{sync::Arc, time::Instant};
+use std::{sync::Arc, time::Duration, time::Instant};
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam_channel::{Receiver, Sender};
 
 use super::{
-    Message, Shared, ZooKeeperOptions,
-    client::{Client, Failure, Watch},
+    Message, ZooKeeperOptions,
+    client::{Client, Failure},
+    desk::Shared,
     publisher::Publisher,
     random,
     session::{Event, Session, Step},
@@ -14,15 +15,20 @@ use super::{
 };
 
 pub(super) struct Keeper {
-    options: ZooKeeperOptions,
-    shared: Arc<Shared>,
-    inbox: Receiver<Message>,
+    pub(super) options: ZooKeeperOptions,
+    pub(super) shared: Arc<Shared>,
+    pub(super) inbox: Receiver<Message>,
+    pub(super) sender: Sender<Message>,
+}
+
+/// What the thread knows while it runs.
+struct Work {
     session: Session,
     client: Option<Client>,
     /// Counts clients, so that an old one's news is not taken for the new one's.
     epoch: u64,
-    /// News of watches; its round counts connections, which do not keep them.
-    watch: Watch,
+    /// Whether the connection knows what it must.
+    restored: bool,
     /// The id of the session, once something is to be published.
     owner: Option<i64>,
     publisher: Publisher,
@@ -34,142 +40,134 @@ pub(super) struct Keeper {
 }
 
 impl Keeper {
-    pub(super) fn new(
-        options: ZooKeeperOptions,
-        shared: Arc<Shared>,
-        sender: Sender<Message>,
-        inbox: Receiver<Message>,
-    ) -> Self {
-        Self {
-            session: Session::new(options.session_timeout, Instant::now(), random()),
-            watch: Watch {
-                inbox: sender,
-                round: 0,
-            },
+    pub(super) fn run(self) {
+        let session = Session::new(self.options.session_timeout, Instant::now(), random());
+        let mut work = Work {
+            session,
             client: None,
             epoch: 0,
+            restored: false,
             owner: None,
             publisher: Publisher::default(),
             views: Vec::new(),
             seen: 0,
             said: None,
-            options,
-            shared,
-            inbox,
-        }
-    }
-
-    pub(super) fn run(mut self) {
+        };
         loop {
-            let first = match self.wake() {
-                Some(at) => self.inbox.recv_deadline(at),
-                None => self
-                    .inbox
-                    .recv()
-                    .map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            let inbox = self.inbox.clone();
-            for message in first.into_iter().chain(inbox.try_iter()) {
+            let due = work.views.iter().filter_map(|view| view.due);
+            let due = due.chain(work.publisher.due()).min();
+            let first = self
+                .inbox
+                .recv_deadline(work.session.wake(Instant::now(), due))
+                .ok();
+            for message in first.into_iter().chain(self.inbox.try_iter()) {
                 match message {
-                    Message::Link(epoch, event) if epoch == self.epoch => self.feed(event),
-                    Message::Node(round, path, change) if round == self.watch.round => {
-                        self.publisher.changed(&path, change, Instant::now());
-                        self.views
-                            .iter_mut()
-                            .for_each(|view| view.changed(&path, change));
+                    Message::Link(epoch, event) if epoch == work.epoch => {
+                        self.feed(&mut work, event)
                     }
-                    Message::Link(..) | Message::Node(..) | Message::Desk => {}
+                    Message::Node(path, gone) => {
+                        work.publisher.changed(&path);
+                        work.views
+                            .iter_mut()
+                            .for_each(|view| view.changed(&path, gone));
+                    }
+                    Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
-                        self.session.on(Event::Stop, Instant::now());
-                        if let Some(client) = self.client.take() {
+                        if let Some(client) = work.client {
                             client.close(deadline);
                         }
                         return self.shared.stopped();
                     }
                 }
             }
-            self.read_desk();
-            self.feed(Event::Tick);
+            let mut desk = self.shared.desk();
+            work.views.extend(desk.asked.drain(..).map(View::new));
+            if desk.changes != work.seen {
+                work.seen = desk.changes;
+                work.publisher.want(&desk.wanted);
+            }
+            drop(desk);
+            self.feed(&mut work, Event::Tick);
         }
     }
 
-    fn wake(&self) -> Option<Instant> {
-        let due = self
-            .publisher
-            .due()
-            .into_iter()
-            .chain(self.views.iter().filter_map(View::due));
-        let due = due.min().filter(|_| self.session.is_up());
-        self.session
-            .wake(Instant::now())
-            .into_iter()
-            .chain(due)
-            .min()
-    }
-
-    fn read_desk(&mut self) {
-        let mut desk = self.shared.desk();
-        let now = Instant::now();
-        self.views
-            .extend(desk.asked.drain(..).map(|service| View::new(&service, now)));
-        if desk.changes != self.seen {
-            self.seen = desk.changes;
-            self.publisher.want(&desk.wanted, now);
-        }
-    }
-
-    fn feed(&mut self, event: Event) {
+    fn feed(&self, work: &mut Work, event: Event) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            let step = self.session.on(event, Instant::now());
+            let step = work.session.on(event, Instant::now());
+            if matches!(step, Step::Restore | Step::Audit) {
+                work.publisher.recheck();
+                work.views.iter_mut().for_each(View::recheck);
+                work.restored &= step == Step::Audit;
+            }
             next = match step {
                 Step::Wait => None,
-                Step::Open => Some(self.open()),
-                Step::Work => Some(self.work()),
-                Step::Restore | Step::Audit => {
-                    let lost = step == Step::Restore;
-                    if lost {
-                        self.owner = None;
-                        self.watch.round += 1;
-                    }
-                    self.publisher.recheck(lost, Instant::now());
-                    self.views.iter_mut().for_each(|view| view.recheck(lost));
-                    Some(self.work())
+                Step::Open => Some(self.open(work)),
+                Step::Work | Step::Audit | Step::Restore => {
+                    let outcome = self.work(work);
+                    Some(self.report(work, outcome))
                 }
                 Step::Abandon => {
-                    self.client = None;
-                    self.outage("the session is over");
+                    work.client = None;
+                    self.outage(work, "the session is over");
                     None
                 }
             };
         }
     }
 
-    fn open(&mut self) -> Event {
-        self.epoch += 1;
-        match Client::open(&self.options, self.epoch, self.watch.inbox.clone()) {
+    fn open(&self, work: &mut Work) -> Event {
+        work.epoch += 1;
+        match Client::open(&self.options, work.epoch, &self.sender) {
             Ok(client) => {
-                self.client = Some(client);
+                work.client = Some(client);
                 Event::Opened
             }
             Err(why) => {
-                self.outage(&why);
-                let why = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
-                self.shared.report(self.seen, false, Some(why), None);
+                let why = self.outage(work, &why);
+                self.shared.report(work.seen, false, Some(why), None);
                 Event::Failed
             }
         }
     }
 
-    fn work(&mut self) -> Event {
-        match self.try_work() {
+    /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
+    fn work(&self, work: &mut Work) -> Result<Option<String>, Failure> {
+        let client = work.client.as_ref().ok_or(Failure::Lost)?;
+        let now = Instant::now();
+        if !work.restored {
+            client.restore()?;
+            (work.restored, work.owner) = (true, None);
+        }
+        if work.publisher.due().is_some_and(|due| due <= now) {
+            let owner = work.owner.map_or_else(|| client.session(), Ok)?;
+            work.owner = Some(owner);
+            work.publisher.work(client, owner)?;
+        }
+        let mut refused = None;
+        for view in work
+            .views
+            .iter_mut()
+            .filter(|view| view.due.is_some_and(|due| due <= now))
+        {
+            match view.refresh(client) {
+                Ok(snapshot) => self.shared.deliver(&view.service.full, snapshot),
+                Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(refused)
+    }
+
+    fn report(&self, work: &mut Work, outcome: Result<Option<String>, Failure>) -> Event {
+        match outcome {
             Ok(refused) => {
-                let settled = self.publisher.due().is_none();
-                self.shared
-                    .report(self.seen, settled, refused, self.publisher.trouble());
-                if self.said.take().is_some() {
+                if work.said.take().is_some() {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
                 }
+                let settled = work.publisher.due().is_none();
+                self.shared
+                    .report(work.seen, settled, refused, work.publisher.trouble());
                 Event::Done
             }
             Err(Failure::Late) => Event::Late,
@@ -177,48 +175,16 @@ impl Keeper {
         }
     }
 
-    /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
-    fn try_work(&mut self) -> Result<Option<String>, Failure> {
-        let Some(client) = &self.client else {
-            return Err(Failure::Lost);
-        };
-        let now = Instant::now();
-        if self.owner.is_none() {
-            client.authenticate(&self.options)?;
-        }
-        if self.publisher.due().is_some_and(|due| due <= now) {
-            let owner = match self.owner {
-                Some(owner) => owner,
-                None => *self.owner.insert(client.session()?),
-            };
-            self.publisher.work(client, owner, &self.watch)?;
-        }
-        let mut refused = None;
-        for view in &mut self.views {
-            if view.due().is_some_and(|due| due <= now) {
-                match view.refresh(client, &self.watch) {
-                    Ok(snapshot) => self.shared.deliver(&view.service, snapshot),
-                    Err(failure @ Failure::Refused(_)) => {
-                        refused = Some(format!("{}: {failure}", view.service))
-                    }
-                    Err(failure) => return Err(failure),
-                }
-            }
-        }
-        Ok(refused)
-    }
-
     /// Speaks of an outage when it begins and every half minute.
-    fn outage(&mut self, why: &str) {
-        let now = Instant::now();
-        if self.said.is_none_or(|said| now - said > OUTAGE_REPORT) {
-            self.said = Some(now);
-            log::warn!(
-                "ZooKeeper at {}: {why}; serving on with what is known, trying again",
-                self.options.hosts.join(",")
-            );
+    fn outage(&self, work: &mut Work, why: &str) -> String {
+        let text = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
+        if work
+            .said
+            .is_none_or(|said| said.elapsed() > Duration::from_secs(30))
+        {
+            work.said = Some(Instant::now());
+            log::warn!("{text}; going on with what is known, trying again");
         }
+        text
     }
 }
-
-const OUTAGE_REPORT: std::time::Duration = std::time::Duration::from_secs(30);

@@ -19,15 +19,15 @@
 //!
 //! The `zookeeper` crate forgets watches and authentication when it reconnects, takes a new session
 //! without a word, dials without pause, waits without end and cannot be closed while it has no
-//! server. So the keeper never waits for it longer than a request may take, gives a client that
-//! fails away to be closed and makes a new one, and after each reconnection behaves as if all were lost.
+//! server. So the keeper waits for it no longer than a request may take, gives a client that fails
+//! away to be closed and makes a new one, and after each reconnection works as if all were lost.
 
 use std::{
     hash::{BuildHasher, RandomState},
     net::IpAddr,
     sync::Arc,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use crossbeam_channel::{Sender, bounded};
@@ -45,7 +45,7 @@ mod publisher;
 mod session;
 mod view;
 
-use desk::Shared;
+use desk::{Shared, Wanted};
 pub use dial::route_to;
 use keeper::Keeper;
 
@@ -67,8 +67,6 @@ pub struct ZooKeeperOptions {
     pub require: bool,
     /// The program's name, for people who look at the nodes.
     pub app: String,
-    /// Where the program runs, for balancing.
-    pub zone: String,
 }
 
 /// Whether this process puts its address at the legacy name of a method, where C++ callers look.
@@ -95,19 +93,12 @@ pub struct ZooKeeperRegistry {
 enum Message {
     /// News of the connection, and of which client's.
     Link(u64, session::Event),
-    /// News of a node, asked for in this round.
-    Node(u64, String, Change),
+    /// News of the node at this path, and whether it is gone.
+    Node(String, bool),
     /// Something lies on the desk.
     Desk,
     /// End, and close the session, at this time at the latest.
     Stop(Instant),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Change {
-    Data,
-    Children,
-    Gone,
 }
 
 impl ZooKeeperOptions {
@@ -121,41 +112,7 @@ impl ZooKeeperOptions {
             mirror: MirrorPolicy::default(),
             require: false,
             app: String::new(),
-            zone: String::new(),
         }
-    }
-
-    fn check(&self) -> Result<(), Error> {
-        let host = |host: &String| {
-            let (name, port) = host.rsplit_once(':').unwrap_or_default();
-            !name.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
-        };
-        if let Some(bad) = self.hosts.iter().find(|h| !host(h)) {
-            return Err(Error::Config(format!(
-                "zookeeperip: `{bad}` is not host:port"
-            )));
-        }
-        if self.hosts.is_empty() {
-            return Err(Error::Config("zookeeperip: no host is named".into()));
-        }
-        let part = |part: &str| {
-            !matches!(part, "" | "." | "..") && !part.contains(|c: char| c.is_control())
-        };
-        if !self.chroot.is_empty()
-            && !self
-                .chroot
-                .strip_prefix('/')
-                .is_some_and(|path| path.split('/').all(part))
-        {
-            return Err(Error::Config(format!(
-                "zookeeperip: `{}` is not a path like /a/b",
-                self.chroot
-            )));
-        }
-        if !(Duration::from_secs(1)..=Duration::from_secs(600)).contains(&self.session_timeout) {
-            return Err(Error::Config("zookeepertimeout: 1s to 600s".into()));
-        }
-        Ok(())
     }
 
     /// Whether a ZooKeeper is on another machine, where callers may be, too.
@@ -163,8 +120,9 @@ impl ZooKeeperOptions {
         self.hosts.iter().any(|host| {
             let name = host
                 .rsplit_once(':')
-                .map_or("", |(name, _)| name.trim_matches(['[', ']']));
-            name != "localhost" && !name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+                .map_or(host.as_str(), |(name, _)| name);
+            let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
+            name != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
         })
     }
 }
@@ -173,24 +131,45 @@ impl ZooKeeperRegistry {
     /// Starts the registry's thread, which connects and keeps trying.
     ///
     /// # Errors
-    /// An option that makes no sense; and, with `require`, a ZooKeeper that cannot be reached.
+    /// No host, or a chroot that is no path; and, with `require`, no ZooKeeper that can be reached.
     pub fn start(options: ZooKeeperOptions) -> Result<Arc<Self>, Error> {
-        options.check()?;
-        let shared = Arc::new(Shared::new(&options));
-        // Full only if the keeper is stuck; then news of nodes is lost until the next audit.
+        let chroot = &options.chroot;
+        let mut parts = chroot.split('/').skip(1);
+        let sound =
+            !chroot.starts_with(|c| c != '/') && !parts.any(|part| matches!(part, "" | "." | ".."));
+        if options.hosts.is_empty() || !sound {
+            let text = format!(
+                "zookeeperip: {}{chroot} is not host:port,.../path",
+                options.hosts.join(",")
+            );
+            return Err(Error::Config(text));
+        }
+        let shared = Arc::new(Shared::default());
+        let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        let first = shared.change(|wanted| {
+            (wanted.mirror, wanted.app) = (options.mirror, options.app.clone());
+            wanted.start = since.map_or(0, |since| since.as_millis());
+        });
+        // Full only while the keeper is stuck; then news of nodes is lost until the next audit.
         let (sender, inbox) = bounded(4096);
-        let keeper = Keeper::new(options.clone(), Arc::clone(&shared), sender.clone(), inbox);
+        let keeper = Keeper {
+            options: options.clone(),
+            shared: Arc::clone(&shared),
+            inbox,
+            sender: sender.clone(),
+        };
         let thread = thread::Builder::new().name("mprpc-registry".into());
-        thread
-            .spawn(|| keeper.run())
-            .map_err(|e| Error::Io("no thread for the registry".into(), e))?;
+        let no_thread = |error| Error::Io("no thread for the registry".into(), error);
+        thread.spawn(|| keeper.run()).map_err(no_thread)?;
         let registry = Arc::new(Self {
             shared,
             inbox: sender,
             options,
         });
         if registry.options.require {
-            registry.shared.tried(1, Instant::now() + FIRST_ATTEMPT)?;
+            registry
+                .shared
+                .tried(first, Instant::now() + FIRST_ATTEMPT)?;
         }
         Ok(registry)
     }
@@ -213,7 +192,7 @@ impl ZooKeeperRegistry {
         }
     }
 
-    fn change(&self, edit: impl FnOnce(&mut desk::Wanted)) -> u64 {
+    fn change(&self, edit: impl FnOnce(&mut Wanted)) -> u64 {
         let change = self.shared.change(edit);
         let _ = self.inbox.try_send(Message::Desk); // full: the keeper looks at the desk anyway
         change
@@ -223,50 +202,41 @@ impl ZooKeeperRegistry {
 impl Registry for ZooKeeperRegistry {
     fn publish(&self, publication: Publication) -> Result<(), Error> {
         let addr = publication.addr;
-        if let Some(bad) = publication
-            .services
-            .iter()
-            .find(|service| !nodes::named_well(service))
-        {
-            return Err(Error::Usage(format!(
-                "{}: names are letters, digits, _ and . in a registry",
-                bad.full
-            )));
-        }
+        check_names(&publication.services)?;
         if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
-            let hosts = self.options.hosts.join(",");
-            return Err(Error::Config(format!(
-                "{addr} cannot be published at {hosts}, nobody else can dial it: set `advertise` to the address that callers use"
-            )));
+            let text =
+                "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
+            return Err(Error::Config(format!("{addr} {text}")));
         }
         if publication.legacy && nodes::mirror_text(addr).is_none() {
             log::warn!("C++ callers know IPv4 only and will not find {addr}");
         }
-        let change = self.change(|wanted| wanted.publish(publication));
+        let change = self.change(|wanted| {
+            wanted.publications.retain(|old| old.addr != addr);
+            wanted.publications.push(publication);
+        });
         let tried = self.shared.tried(change, Instant::now() + FIRST_ATTEMPT);
         if self.options.require { tried } else { Ok(()) }
     }
 
     fn drain(&self, deadline: Instant) {
         let change = self.change(|wanted| wanted.draining = true);
-        self.shared.wait(deadline, |desk| desk.is_done(change));
+        self.shared.done(change, deadline);
     }
 
     fn withdraw(&self, deadline: Instant) {
-        let change = self.change(desk::Wanted::clear);
-        self.shared.wait(deadline, |desk| desk.is_done(change));
+        let change = self.change(|wanted| {
+            wanted.publications.clear();
+            wanted.draining = false;
+        });
+        self.shared.done(change, deadline);
     }
 
     fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error> {
         if let Some(snapshot) = self.shared.known(&service.full) {
             return Ok(snapshot);
         }
-        if !nodes::named_well(service) {
-            return Err(Error::Usage(format!(
-                "{}: no service can have this name in a registry",
-                service.full
-            )));
-        }
+        check_names(std::slice::from_ref(service))?;
         if self.shared.ask(service) {
             let _ = self.inbox.try_send(Message::Desk);
         }
@@ -278,6 +248,16 @@ impl Drop for ZooKeeperRegistry {
     fn drop(&mut self) {
         self.stop(Instant::now() + Duration::from_secs(1));
     }
+}
+
+fn check_names(services: &[ServiceName]) -> Result<(), Error> {
+    let Some(bad) = services.iter().find(|service| !nodes::named_well(service)) else {
+        return Ok(());
+    };
+    Err(Error::Usage(format!(
+        "{}: a registry takes names of letters, digits, _ and .",
+        bad.full
+    )))
 }
 
 /// Any number: each `RandomState` has other keys.

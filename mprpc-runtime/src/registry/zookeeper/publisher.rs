@@ -1,15 +1,15 @@
 //! Keeps this process's nodes as they should be.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use super::{
-    Change, MirrorPolicy,
-    claim::{self, Answer, Found, Mine, Verdict},
-    client::{Client, Failure, Watch},
+    MirrorPolicy,
+    claim::{Answer, Claim, Role, Verdict},
+    client::{Client, Failure},
     desk::Wanted,
     dial, random,
 };
@@ -19,34 +19,18 @@ use super::{
 pub(super) struct Publisher {
     nodes: BTreeMap<String, Node>,
     /// Addresses that lead to the process that was meant.
-    proven: BTreeSet<(SocketAddr, u64)>,
+    proven: Vec<(SocketAddr, u64)>,
     mirror: MirrorPolicy,
 }
 
 struct Node {
-    role: Role,
-    addr: SocketAddr,
-    id: u64,
-    data: Vec<u8>,
-    /// Nothing is to be done until there is news.
-    settled: bool,
-    /// Its change or end will be told.
-    watched: bool,
+    claim: Claim,
+    /// When there is something to do, if there is.
+    due: Option<Instant>,
     /// A free name was left to others for a moment.
     paused: bool,
     failures: u32,
     trouble: Option<String>,
-    due: Instant,
-}
-
-/// What a node is for. The order is the order of work: old callers are sent away first, and sent
-/// here last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Role {
-    OldMirror,
-    OldInstance,
-    Instance,
-    Mirror,
 }
 
 enum Outcome {
@@ -57,53 +41,36 @@ enum Outcome {
 
 impl Publisher {
     /// Takes what is to be published from now on; what is published beyond that goes.
-    pub(super) fn want(&mut self, wanted: &Wanted, now: Instant) {
+    pub(super) fn want(&mut self, wanted: &Wanted) {
         self.mirror = wanted.mirror;
         for node in self.nodes.values_mut() {
-            node.role = if node.is_mirror() {
-                Role::OldMirror
-            } else {
-                Role::OldInstance
+            node.claim.role = match node.claim.role {
+                Role::Mirror | Role::OldMirror => Role::OldMirror,
+                Role::Instance | Role::OldInstance => Role::OldInstance,
             };
-            (node.settled, node.due) = (false, now);
         }
-        for (path, role, addr, id, data) in wanted.nodes() {
-            let node = self
-                .nodes
-                .entry(path)
-                .or_insert_with(|| Node::new(addr, id, now));
-            (node.role, node.addr, node.id, node.data) = (role, addr, id, data);
+        for (path, claim) in wanted.claims() {
+            self.nodes.insert(path, Node::new(claim));
         }
+        self.recheck();
     }
 
-    /// Checks every node again. With a new connection the watches are gone, too.
-    pub(super) fn recheck(&mut self, watches_lost: bool, now: Instant) {
-        for node in self.nodes.values_mut() {
-            node.watched &= !watches_lost;
-            if node.settled || watches_lost {
-                (node.settled, node.due) = (false, now);
-            }
-        }
+    /// Has every node checked.
+    pub(super) fn recheck(&mut self) {
+        let now = Some(Instant::now());
+        self.nodes.values_mut().for_each(|node| node.due = now);
     }
 
     /// Takes news of a node.
-    pub(super) fn changed(&mut self, path: &str, change: Change, now: Instant) {
-        if let Some(node) = self
-            .nodes
-            .get_mut(path)
-            .filter(|_| change != Change::Children)
-        {
-            (node.watched, node.settled, node.due) = (false, false, now);
+    pub(super) fn changed(&mut self, path: &str) {
+        if let Some(node) = self.nodes.get_mut(path) {
+            node.due = Some(Instant::now());
         }
     }
 
-    /// When there is something to do next.
+    /// When there is something to do, if there is.
     pub(super) fn due(&self) -> Option<Instant> {
-        self.nodes
-            .values()
-            .filter(|node| !node.settled)
-            .map(|node| node.due)
-            .min()
+        self.nodes.values().filter_map(|node| node.due).min()
     }
 
     /// Why something is not as it should be, if it is so for longer.
@@ -112,56 +79,36 @@ impl Publisher {
     }
 
     /// Does what is due.
-    pub(super) fn work(
-        &mut self,
-        client: &Client,
-        session: i64,
-        watch: &Watch,
-    ) -> Result<(), Failure> {
-        let mut order: Vec<_> = self
+    pub(super) fn work(&mut self, client: &Client, session: i64) -> Result<(), Failure> {
+        let now = Instant::now();
+        let due = self
             .nodes
             .iter()
-            .map(|(path, node)| (node.role, path.clone()))
+            .filter(|(_, node)| node.due.is_some_and(|due| due <= now));
+        let mut order: Vec<_> = due
+            .map(|(path, node)| (node.claim.role, path.clone()))
             .collect();
         order.sort();
         for (role, path) in order {
-            let now = Instant::now();
             let Some(mut node) = self.nodes.remove(&path) else {
                 continue;
             };
-            let blocked = role == Role::Mirror && !self.is_published(node.addr);
-            if !node.settled && node.due <= now && !blocked {
-                let outcome = self.ensure(&path, &mut node, client, session, watch);
-                match outcome {
-                    Err(Failure::Refused(error)) => {
-                        node.refused(&path, &format!("refused with {error:?}"))
-                    }
-                    Err(failure) => {
-                        self.nodes.insert(path, node);
-                        return Err(failure);
-                    }
-                    Ok(Outcome::Refused(why)) => node.refused(&path, &why),
-                    Ok(Outcome::Later(pause)) => node.due = now + pause,
-                    Ok(Outcome::Settled) => {
-                        (node.settled, node.failures, node.trouble) = (true, 0, None)
-                    }
+            let lost = match self.ensure(&path, &mut node, client, session) {
+                Ok(Outcome::Settled) if role <= Role::OldInstance => continue,
+                Ok(outcome) => {
+                    node.take(outcome, &path);
+                    None
                 }
-            } else if blocked {
-                node.due = now + Duration::from_secs(1);
-            }
-            if !(node.settled && role <= Role::OldInstance) {
-                self.nodes.insert(path, node);
-            }
+                Err(failure @ Failure::Refused(_)) => {
+                    node.take(Outcome::Refused(format!("{failure:?}")), &path);
+                    None
+                }
+                Err(failure) => Some(failure),
+            };
+            self.nodes.insert(path, node);
+            lost.map_or(Ok(()), Err)?;
         }
         Ok(())
-    }
-
-    fn is_published(&self, addr: SocketAddr) -> bool {
-        let mut instances = self
-            .nodes
-            .values()
-            .filter(|node| node.role == Role::Instance && node.addr == addr);
-        instances.all(|node| node.settled)
     }
 
     /// Looks and acts until the node is as it should be.
@@ -171,100 +118,88 @@ impl Publisher {
         node: &mut Node,
         client: &Client,
         session: i64,
-        watch: &Watch,
     ) -> Result<Outcome, Failure> {
-        if node.role == Role::Instance && !self.proven.contains(&(node.addr, node.id)) {
-            if let Err(why) = prove(node.addr, node.id) {
+        let Claim { role, addr, id, .. } = node.claim;
+        if role == Role::Mirror && !self.is_published(addr) {
+            return Ok(Outcome::Later(Duration::from_secs(1)));
+        }
+        if role == Role::Instance && !self.proven.contains(&(addr, id)) {
+            if let Err(why) = prove(addr, id) {
                 return Ok(Outcome::Refused(why));
             }
-            self.proven.insert((node.addr, node.id));
+            self.proven.push((addr, id));
         }
-        let (mut answer, mut watching) = (None, false);
+        let mut answer = None;
         for _ in 0..ROUNDS {
-            let found = client.read(path, watching.then(|| watch.clone()))?;
-            node.watched |= watching && found.is_some();
-            let verdict = node.verdict(found.as_ref(), session, answer);
-            match verdict {
-                Verdict::Keep | Verdict::Leave
-                    if node.role > Role::OldInstance && !node.watched =>
-                {
-                    watching = true
-                }
-                Verdict::Leave if node.role == Role::Instance => {
-                    return Ok(Outcome::Refused(format!(
-                        "{} is held by another process: two processes advertise one address",
-                        node.addr
-                    )));
+            let found = client.read(path)?;
+            let data = &node.claim.data;
+            match node.claim.judge(found.as_ref(), session, answer) {
+                Verdict::Leave if role == Role::Instance => {
+                    let text = "another process holds the name: do two advertise one address?";
+                    return Ok(Outcome::Refused(text.into()));
                 }
                 Verdict::Keep | Verdict::Leave => {
                     node.paused = false;
                     return Ok(Outcome::Settled);
                 }
                 Verdict::Ask(addr) => answer = Some(dial::who_answers(addr)),
-                Verdict::Create
-                    if node.is_mirror() && self.mirror == MirrorPolicy::Yield && !node.paused =>
-                {
+                Verdict::Create if role == Role::Mirror && !node.paused && self.yields() => {
                     node.paused = true;
                     return Ok(Outcome::Later(Duration::from_millis(random() % YIELD_MS)));
                 }
                 Verdict::Create => {
-                    client.create(path, node.data.clone())?;
-                    log::info!("published {path} at {}", node.addr);
+                    client.create(path, data)?;
+                    log::info!("published {path} at {addr}");
                 }
-                Verdict::Write(version) => client.write(path, node.data.clone(), version)?,
+                Verdict::Write(version) => client.write(path, data, version)?,
                 Verdict::Delete(version) => {
                     client.delete(path, version)?;
-                    log::info!("took {path} away, which said {}", node.addr);
+                    log::info!("took {path} at {addr} away");
                 }
             }
         }
-        Ok(Outcome::Later(Duration::from_secs(1)))
+        Ok(Outcome::Later(Duration::from_secs(1))) // somebody works against us
+    }
+
+    fn is_published(&self, addr: SocketAddr) -> bool {
+        let unsettled = |node: &Node| node.claim.role == Role::Instance && node.due.is_some();
+        !self
+            .nodes
+            .values()
+            .any(|node| node.claim.addr == addr && unsettled(node))
+    }
+
+    fn yields(&self) -> bool {
+        self.mirror == MirrorPolicy::Yield
     }
 }
 
 impl Node {
-    fn new(addr: SocketAddr, id: u64, due: Instant) -> Self {
+    fn new(claim: Claim) -> Self {
         Self {
-            role: Role::Instance,
-            addr,
-            id,
-            data: Vec::new(),
-            settled: false,
-            watched: false,
+            claim,
+            due: None,
             paused: false,
             failures: 0,
             trouble: None,
-            due,
         }
     }
 
-    fn is_mirror(&self) -> bool {
-        matches!(self.role, Role::Mirror | Role::OldMirror)
-    }
-
-    fn verdict(&self, found: Option<&Found>, session: i64, answer: Option<Answer>) -> Verdict {
-        let mine = Mine {
-            session,
-            addr: self.addr,
-            id: self.id,
-            data: &self.data,
-        };
-        match self.role {
-            Role::Instance => claim::instance(found, mine, answer),
-            Role::Mirror => claim::mirror(found, mine),
-            Role::OldInstance | Role::OldMirror => claim::removal(found, mine),
+    fn take(&mut self, outcome: Outcome, path: &str) {
+        let now = Instant::now();
+        match outcome {
+            Outcome::Settled => (self.due, self.failures, self.trouble) = (None, 0, None),
+            Outcome::Later(pause) => self.due = Some(now + pause),
+            Outcome::Refused(why) => {
+                self.failures += 1;
+                let text = format!("{path} is not as it should be: {why}");
+                if self.failures.is_power_of_two() {
+                    log::warn!("{text}; trying again");
+                }
+                self.trouble = Some(text);
+                self.due = Some(now + Duration::from_secs(1 << self.failures.min(3)));
+            }
         }
-    }
-
-    /// Tries again later, and says why at the first, third, ninth, ... time.
-    fn refused(&mut self, path: &str, why: &str) {
-        let text = format!("not published: {path}: {why}");
-        if self.failures == 0 || self.failures.is_power_of_two() {
-            log::warn!("{text}; trying again");
-        }
-        self.failures += 1;
-        self.due = Instant::now() + Duration::from_secs(1 << self.failures.min(3));
-        self.trouble = Some(text);
     }
 }
 
@@ -272,12 +207,12 @@ impl Node {
 fn prove(addr: SocketAddr, id: u64) -> Result<(), String> {
     let who = match dial::who_answers(addr) {
         Answer::Process(who) if who == id => return Ok(()),
-        Answer::Process(_) => "another mprpc process answers there",
-        Answer::Stranger => "what answers there is not this process",
-        Answer::Nobody => "nobody answers there",
+        Answer::Process(_) => "another mprpc process answers",
+        Answer::Stranger => "something else answers",
+        Answer::Nobody => "nobody answers",
     };
     Err(format!(
-        "callers would dial {addr}, but {who}: set `advertise` to an address that leads here"
+        "{who} at {addr}: set `advertise` to an address that leads to this process"
     ))
 }
 

@@ -7,9 +7,8 @@ use std::time::{Duration, Instant};
 pub(super) enum Event {
     /// Time passed, or somebody wants something done.
     Tick,
-    /// A client was made and answers.
+    /// `Open` succeeded, or failed.
     Opened,
-    /// No client could be made.
     Failed,
     /// The client lost its server and looks for one by itself.
     Cut,
@@ -17,14 +16,10 @@ pub(super) enum Event {
     Joined,
     /// The client ended: its session is over, it will never work again.
     Ended,
-    /// The work of this turn is done.
+    /// The work of this turn is done; or a request was lost with the connection, or not answered.
     Done,
-    /// A request was lost with the connection, or the client gives no answer any more.
     Lost,
-    /// A request was not answered in time.
     Late,
-    /// The registry is to end.
-    Stop,
 }
 
 /// What to do about it.
@@ -33,13 +28,13 @@ pub(super) enum Step {
     Wait,
     /// Make a client.
     Open,
-    /// Forget what was known of the session, then do the work: the nodes may be gone, the watches are.
+    /// Do the work as if nothing were known: nodes may be gone, watches and authentication are.
     Restore,
-    /// Check and read everything anew, then do the work.
+    /// Check and read everything anew.
     Audit,
     /// Do the work that is due.
     Work,
-    /// Give the client away to be closed; its session ends when that succeeds or times out.
+    /// Give the client away to be closed.
     Abandon,
 }
 
@@ -51,105 +46,70 @@ pub(super) struct Session {
     dice: u64,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 enum State {
-    /// No client.
-    Down {
-        failures: u32,
-        retry: Instant,
-    },
-    /// A client that works as far as is known; `doubt` is when it first did not.
-    Up {
-        audit: Instant,
-        doubt: Option<Instant>,
-    },
-    /// A client without a server.
-    Cut {
-        since: Instant,
-    },
-    Stopped,
+    /// No client, after so many failures; the next try is at this time.
+    Down(u32, Instant),
+    /// A client that works, the time of its next audit, and since when it is in doubt.
+    Up(Instant, Option<Instant>),
+    /// A client without a server, since this time.
+    Cut(Instant),
 }
 
 impl Session {
     /// A session that wants to be opened at once. `dice` is any number; it decides the jitter.
     pub(super) fn new(timeout: Duration, now: Instant, dice: u64) -> Self {
-        let state = State::Down {
-            failures: 0,
-            retry: now,
-        };
+        let state = State::Down(0, now);
         Self {
             timeout,
             state,
-            dice: dice | 1,
+            dice,
         }
     }
 
     /// Takes an event and says what to do. The outcome of `Open` is to be reported as `Opened` or
     /// `Failed`, that of `Restore`, `Audit` and `Work` as `Done`, `Lost` or `Late`.
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Step {
-        match (self.state, event) {
-            (State::Stopped, _) => Step::Wait,
-            (_, Event::Stop) => self.to(State::Stopped, Step::Abandon),
-            (State::Down { retry, .. }, Event::Tick) if now >= retry => Step::Open,
-            (State::Down { .. }, Event::Opened)
-            | (State::Up { .. } | State::Cut { .. }, Event::Joined) => {
-                let audit = now + self.audit_period();
-                self.to(State::Up { audit, doubt: None }, Step::Restore)
+        let audit = now + self.audit_period();
+        let patience = self.timeout + PATIENCE;
+        let (state, step) = match (self.state, event) {
+            (State::Down(_, retry), Event::Tick) if now >= retry => return Step::Open,
+            (State::Down(n, _), Event::Failed) => (self.down(n + 1, now), Step::Wait),
+            (State::Down(..), Event::Opened) => (State::Up(audit, None), Step::Restore),
+            // A client that was given away has nothing to say.
+            (State::Down(..), _) => return Step::Wait,
+            (_, Event::Ended | Event::Late) => (self.down(0, now), Step::Abandon),
+            (_, Event::Joined) => (State::Up(audit, None), Step::Restore),
+            // By then it would have found a server or said that it ended.
+            (State::Cut(since), Event::Tick) if now >= since + patience => {
+                (self.down(0, now), Step::Abandon)
             }
-            (State::Down { failures, .. }, Event::Failed) => {
-                self.down(failures + 1, now, Step::Wait)
+            (State::Cut(_), _) => return Step::Wait,
+            (State::Up(..), Event::Cut) => (State::Cut(now), Step::Wait),
+            (State::Up(at, _), Event::Done) => (State::Up(at, None), Step::Wait),
+            (State::Up(at, None), Event::Lost) => (State::Up(at, Some(now)), Step::Wait),
+            // Its threads died without a word.
+            (State::Up(_, Some(since)), Event::Lost) if now > since + self.timeout => {
+                (self.down(0, now), Step::Abandon)
             }
-            // A client that is gone has nothing to say.
-            (State::Down { .. }, _) => Step::Wait,
-            (_, Event::Ended | Event::Late) => self.down(0, now, Step::Abandon),
-            (State::Up { audit, doubt: None }, Event::Lost) => self.to(
-                State::Up {
-                    audit,
-                    doubt: Some(now),
-                },
-                Step::Wait,
-            ),
-            (
-                State::Up {
-                    doubt: Some(since), ..
-                },
-                Event::Lost,
-            ) if now > since + self.timeout => {
-                self.down(0, now, Step::Abandon) // its threads died without a word
+            (State::Up(at, doubt), Event::Tick) if now >= at => {
+                (State::Up(audit, doubt), Step::Audit)
             }
-            (State::Up { .. }, Event::Cut) => self.to(State::Cut { since: now }, Step::Wait),
-            (State::Up { audit, doubt }, Event::Tick) if now >= audit => {
-                let audit = now + self.audit_period();
-                self.to(State::Up { audit, doubt }, Step::Audit)
-            }
-            (State::Up { .. }, Event::Tick) => Step::Work,
-            (State::Up { audit, .. }, Event::Done) => {
-                self.to(State::Up { audit, doubt: None }, Step::Wait)
-            }
-            (State::Up { .. }, Event::Lost | Event::Opened | Event::Failed) => Step::Wait,
-            // By then the client would have said that it ended.
-            (State::Cut { since }, Event::Tick) if now >= since + self.patience() => {
-                self.down(0, now, Step::Abandon)
-            }
-            (State::Cut { .. }, _) => Step::Wait,
-        }
+            (State::Up(..), Event::Tick) => return Step::Work,
+            (State::Up(..), Event::Lost | Event::Opened | Event::Failed) => return Step::Wait,
+        };
+        self.state = state;
+        step
     }
 
-    /// When the next `Tick` is needed, if nothing happens before.
-    pub(super) fn wake(&self, now: Instant) -> Option<Instant> {
+    /// When the next `Tick` is needed, if `due` is when the next piece of work is.
+    pub(super) fn wake(&self, now: Instant, due: Option<Instant>) -> Instant {
         match self.state {
-            State::Down { retry, .. } => Some(retry),
-            State::Up { audit, doubt } => {
-                Some(doubt.map_or(audit, |_| audit.min(now + DOUBT_PAUSE)))
-            }
-            State::Cut { since } => Some(since + self.patience()),
-            State::Stopped => None,
+            State::Down(_, retry) => retry,
+            State::Up(audit, None) => due.map_or(audit, |due| due.min(audit)),
+            State::Up(audit, Some(_)) => audit.min(now + DOUBT_PAUSE),
+            State::Cut(since) => since + self.timeout + PATIENCE,
         }
-    }
-
-    /// Whether work that is due can be done now, and not only with the next `wake`.
-    pub(super) fn is_up(&self) -> bool {
-        matches!(self.state, State::Up { doubt: None, .. })
     }
 
     /// Above two thirds of the time-out, so that the client pings: it takes a client that did not
@@ -158,26 +118,13 @@ impl Session {
         self.timeout * 4 / 5
     }
 
-    fn patience(&self) -> Duration {
-        self.timeout + Duration::from_secs(3)
-    }
-
-    fn down(&mut self, failures: u32, now: Instant, step: Step) -> Step {
-        let retry = now + backoff(failures, self.roll());
-        self.to(State::Down { failures, retry }, step)
-    }
-
-    fn to(&mut self, state: State, step: Step) -> Step {
-        self.state = state;
-        step
-    }
-
-    /// A xorshift step: enough to keep clients from knocking together.
-    fn roll(&mut self) -> u64 {
-        self.dice ^= self.dice << 13;
-        self.dice ^= self.dice >> 7;
-        self.dice ^= self.dice << 17;
-        self.dice
+    fn down(&mut self, failures: u32, now: Instant) -> State {
+        // Any walk through the numbers will do, and a multiplication is one (Knuth's MMIX).
+        self.dice = self
+            .dice
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        State::Down(failures, now + backoff(failures, self.dice >> 33))
     }
 }
 
@@ -188,6 +135,8 @@ pub(super) fn backoff(failures: u32, dice: u64) -> Duration {
 }
 
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
+/// How long after its session's time a client without a server may take to say that it ended.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 #[cfg(test)]
 mod tests {
@@ -212,7 +161,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(session.on(Event::Tick, now), Step::Open);
             assert_eq!(session.on(Event::Failed, now), Step::Wait);
-            let retry = session.wake(now).expect("it retries");
+            let retry = session.wake(now, None);
             assert_eq!(
                 session.on(Event::Tick, retry - Duration::from_millis(1)),
                 Step::Wait
@@ -227,7 +176,8 @@ mod tests {
     fn work_is_done_at_once_and_an_audit_after_four_fifths_of_the_timeout() {
         let (mut session, now) = up();
         assert_eq!(session.on(Event::Tick, now), Step::Work);
-        assert_eq!(session.wake(now), Some(now + Duration::from_secs(8)));
+        assert_eq!(session.wake(now, None), now + Duration::from_secs(8));
+        assert_eq!(session.wake(now, Some(now)), now);
         let later = now + Duration::from_secs(8);
         assert_eq!(session.on(Event::Tick, later), Step::Audit);
         assert_eq!(session.on(Event::Tick, later), Step::Work);
@@ -237,11 +187,9 @@ mod tests {
     fn after_a_cut_nothing_is_asked_until_a_server_is_found_and_then_all_is_restored() {
         let (mut session, now) = up();
         assert_eq!(session.on(Event::Cut, now), Step::Wait);
-        assert!(!session.is_up());
         assert_eq!(session.on(Event::Tick, now), Step::Wait);
         assert_eq!(session.on(Event::Lost, now), Step::Wait);
         assert_eq!(session.on(Event::Joined, now), Step::Restore);
-        assert!(session.is_up());
     }
 
     #[test]
@@ -255,7 +203,7 @@ mod tests {
         for event in [Event::Ended, Event::Late] {
             let (mut session, now) = up();
             assert_eq!(session.on(event, now), Step::Abandon);
-            let retry = session.wake(now).expect("it retries");
+            let retry = session.wake(now, None);
             assert!(retry - now <= Duration::from_millis(100));
             assert_eq!(
                 session.on(Event::Joined, now),
@@ -270,7 +218,7 @@ mod tests {
     fn a_client_that_neither_works_nor_ends_is_abandoned() {
         let (mut session, mut now) = up();
         session.on(Event::Cut, now);
-        assert_eq!(session.wake(now), Some(now + Duration::from_secs(13)));
+        assert_eq!(session.wake(now, Some(now)), now + Duration::from_secs(13));
         assert_eq!(
             session.on(Event::Tick, now + Duration::from_secs(13)),
             Step::Abandon
@@ -278,7 +226,11 @@ mod tests {
 
         (session, now) = up();
         assert_eq!(session.on(Event::Lost, now), Step::Wait);
-        assert_eq!(session.wake(now), Some(now + DOUBT_PAUSE));
+        assert_eq!(
+            session.wake(now, Some(now)),
+            now + DOUBT_PAUSE,
+            "not at once"
+        );
         assert_eq!(session.on(Event::Tick, now), Step::Work);
         assert_eq!(session.on(Event::Lost, now + TIMEOUT), Step::Wait);
         assert_eq!(
@@ -293,15 +245,5 @@ mod tests {
         session.on(Event::Lost, now);
         session.on(Event::Done, now);
         assert_eq!(session.on(Event::Lost, now + 2 * TIMEOUT), Step::Wait);
-    }
-
-    #[test]
-    fn a_stopped_session_does_nothing_any_more() {
-        let (mut session, now) = up();
-        assert_eq!(session.on(Event::Stop, now), Step::Abandon);
-        for event in [Event::Tick, Event::Joined, Event::Ended, Event::Stop] {
-            assert_eq!(session.on(event, now), Step::Wait);
-        }
-        assert_eq!(session.wake(now), None);
     }
 }

@@ -1,287 +1,183 @@
-//! Who serves a service, kept fresh from two directories.
+//! Who serves a service, kept fresh from the two directories that say so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use super::{
-    Change,
-    client::{Client, Failure, Watch},
+    client::{Client, Failure},
     nodes::{self, Reading},
 };
 use crate::registry::{Endpoint, ServiceName, Snapshot};
 
 /// One service that somebody calls.
 pub(super) struct View {
-    pub(super) service: String,
-    dirs: [Directory; 2],
-    stale: bool,
-    /// Not before this; set when ZooKeeper refused.
-    due: Instant,
-}
-
-struct Directory {
-    path: String,
-    /// `Some`: where C++ nodes register methods, and these are the service's.
-    methods: Option<BTreeSet<String>>,
-    nodes: BTreeMap<String, Known>,
-    listed: bool,
-    /// Its making or end will be told.
-    awaited: bool,
-    /// The coming and going of its nodes will be told.
-    watched: bool,
-    /// What was complained about already.
-    named: BTreeSet<String>,
+    pub(super) service: ServiceName,
+    /// When there is something to read, if there is.
+    pub(super) due: Option<Instant>,
+    instances: Directory,
+    legacy: Directory,
 }
 
 #[derive(Default)]
-struct Known {
-    reading: Option<Reading>,
-    watched: bool,
+struct Directory {
+    path: String,
+    listed: bool,
+    /// The entries; those that changed are to be read.
+    nodes: BTreeMap<String, Option<Reading>>,
+    /// Whose rubbish the log has named.
+    named: BTreeSet<String>,
 }
 
 impl View {
-    pub(super) fn new(service: &ServiceName, now: Instant) -> Self {
-        let methods = service.methods.iter().cloned().collect();
-        let dirs = [
-            Directory::new(nodes::instances_dir(&service.full), None),
-            Directory::new(nodes::legacy_dir(&service.short), Some(methods)),
-        ];
+    pub(super) fn new(service: ServiceName) -> Self {
         Self {
-            service: service.full.clone(),
-            dirs,
-            stale: true,
-            due: now,
+            due: Some(Instant::now()),
+            instances: Directory::new(nodes::instances_dir(&service)),
+            legacy: Directory::new(nodes::legacy_dir(&service)),
+            service,
         }
     }
 
-    /// Reads everything again. With a new connection the watches are gone, too.
-    pub(super) fn recheck(&mut self, watches_lost: bool) {
-        self.stale = true;
-        for dir in &mut self.dirs {
+    /// Has everything read again.
+    pub(super) fn recheck(&mut self) {
+        for dir in [&mut self.instances, &mut self.legacy] {
             dir.listed = false;
-            dir.awaited &= !watches_lost;
-            dir.watched &= !watches_lost;
-            for known in dir.nodes.values_mut() {
-                known.reading = None;
-                known.watched &= !watches_lost;
-            }
+            dir.nodes.values_mut().for_each(|reading| *reading = None);
         }
+        self.due = Some(Instant::now());
     }
 
     /// Takes news of a node.
-    pub(super) fn changed(&mut self, path: &str, change: Change) {
-        for dir in &mut self.dirs {
-            self.stale |= dir.changed(path, change);
+    pub(super) fn changed(&mut self, path: &str, gone: bool) {
+        if self.instances.changed(path, gone) | self.legacy.changed(path, gone) {
+            self.due = Some(Instant::now());
         }
-    }
-
-    /// When there is something to read next.
-    pub(super) fn due(&self) -> Option<Instant> {
-        self.stale.then_some(self.due)
     }
 
     /// Reads what is not fresh and gives the whole.
-    pub(super) fn refresh(&mut self, client: &Client, watch: &Watch) -> Result<Snapshot, Failure> {
-        for dir in &mut self.dirs {
-            let read = dir.refresh(client, watch);
-            if let Err(Failure::Refused(_)) = read {
-                self.due = Instant::now() + Duration::from_secs(1);
-            }
-            read?;
-        }
-        self.stale = false;
-        Ok(self.snapshot())
-    }
+    pub(super) fn refresh(&mut self, client: &Client) -> Result<Snapshot, Failure> {
+        self.due = Some(Instant::now() + Duration::from_secs(1)); // unless all goes well
+        let address = |name: &String| nodes::address(name).is_some();
+        self.instances
+            .refresh(client, address, nodes::read_instance)?;
+        let methods = &self.service.methods;
+        self.legacy.nodes.retain(|name, _| methods.contains(name));
+        self.legacy
+            .refresh(client, |name| methods.contains(name), nodes::read_legacy)?;
+        self.due = None;
 
-    fn snapshot(&self) -> Snapshot {
-        let mut endpoints = BTreeMap::<SocketAddr, Endpoint>::new();
-        let readings = self.dirs.iter().flat_map(|dir| dir.nodes.values());
-        for endpoint in readings.filter_map(|known| known.reading.as_ref()?.as_ref().ok()?.as_ref())
-        {
-            match endpoints.entry(endpoint.addr) {
-                Entry::Vacant(entry) => drop(entry.insert(endpoint.clone())),
-                // Instances come first, and one that says what it is knows better than a bare address.
-                Entry::Occupied(mut entry) => {
-                    if let (Some(known), Some(more)) =
-                        (&mut entry.get_mut().methods, &endpoint.methods)
-                    {
-                        known.extend(more.iter().cloned());
-                    }
-                }
+        let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
+        for endpoint in self.instances.endpoints().chain(self.legacy.endpoints()) {
+            let known = all.entry(endpoint.addr).or_insert_with(|| endpoint.clone());
+            // An instance, which comes first, knows better than a bare address.
+            if let (Some(known), Some(more)) = (&mut known.methods, &endpoint.methods) {
+                known.extend(more.iter().cloned());
             }
         }
-        Snapshot {
-            endpoints: endpoints.into_values().collect(),
-        }
+        Ok(Snapshot {
+            endpoints: all.into_values().collect(),
+        })
     }
 }
 
 impl Directory {
-    fn new(path: String, methods: Option<BTreeSet<String>>) -> Self {
-        let (nodes, named) = (BTreeMap::new(), BTreeSet::new());
+    fn new(path: String) -> Self {
         Self {
             path,
-            methods,
-            nodes,
-            listed: false,
-            awaited: false,
-            watched: false,
-            named,
+            ..Self::default()
         }
+    }
+
+    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
+        self.nodes
+            .values()
+            .flatten()
+            .filter_map(|reading| reading.as_ref().ok()?.as_ref())
     }
 
     /// Takes news of a node; says whether it is one of this directory.
-    fn changed(&mut self, path: &str, change: Change) -> bool {
-        if path == self.path {
+    fn changed(&mut self, path: &str, gone: bool) -> bool {
+        let Some(rest) = path.strip_prefix(&self.path) else {
+            return false;
+        };
+        if rest.is_empty() {
             self.listed = false;
-            self.watched &= change == Change::Data;
-            self.awaited &= change == Change::Children;
             return true;
         }
-        if let Some(name) = path
-            .strip_prefix(&self.path)
-            .and_then(|rest| rest.strip_prefix('/'))
-        {
-            match change {
-                // Gone for picking at once; if a successor has the name already, the list tells.
-                Change::Gone => drop(self.nodes.remove(name)),
-                Change::Children | Change::Data => {
-                    if let Some(known) = self.nodes.get_mut(name) {
-                        *known = Known::default();
-                    }
-                }
-            }
-            return true;
+        let Some(reading) = rest
+            .strip_prefix('/')
+            .and_then(|name| self.nodes.get_mut(name))
+        else {
+            return false;
+        };
+        *reading = None;
+        if gone {
+            // At once; if a successor has the name already, the list will tell.
+            self.nodes.remove(&rest[1..]);
         }
-        false
+        true
     }
 
-    fn refresh(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
+    fn refresh(
+        &mut self,
+        client: &Client,
+        wanted: impl Fn(&String) -> bool,
+        read: fn(&str, &[u8]) -> Reading,
+    ) -> Result<(), Failure> {
         if !self.listed {
-            self.list(client, watch)?;
-        }
-        for name in self.nodes.keys().cloned().collect::<Vec<_>>() {
-            let Some(known) = self
-                .nodes
-                .get_mut(&name)
-                .filter(|known| known.reading.is_none())
-            else {
-                continue;
-            };
-            let tell = (!known.watched).then(|| watch.clone());
-            match client.read(&format!("{}/{name}", self.path), tell) {
-                Ok(Some(found)) => {
-                    known.watched = true;
-                    known.reading = Some(match self.methods {
-                        None => nodes::read_instance(&name, &found.data),
-                        Some(_) => nodes::read_legacy(&name, &found.data),
-                    });
-                }
-                Ok(None) => drop(self.nodes.remove(&name)), // went while we read
-                Err(Failure::Refused(_)) => known.reading = Some(Err("not readable")),
-                Err(failure) => return Err(failure),
+            let mut names = client.list(&self.path)?;
+            names.sort();
+            // Rubbish must not crowd a provider out.
+            let (mut good, mut bad): (Vec<_>, Vec<_>) = names.into_iter().partition(wanted);
+            bad.extend(good.drain(MAX_PROVIDERS.min(good.len())..));
+            bad.truncate(MAX_NAMED);
+            let mut old = std::mem::take(&mut self.nodes);
+            for name in good {
+                let reading = old.remove(&name).flatten();
+                self.nodes.insert(name, reading);
             }
+            let no = || Some(Err("no address, or one too many"));
+            self.nodes.extend(bad.into_iter().map(|name| (name, no())));
+            self.listed = true;
+        }
+        let stale = self.nodes.iter().filter(|(_, reading)| reading.is_none());
+        for name in stale.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            let reading = match client.read(&format!("{}/{name}", self.path)) {
+                Ok(Some(found)) => read(&name, &found.data),
+                Err(Failure::Refused(_)) => Err("not readable"),
+                Err(failure) => return Err(failure),
+                Ok(None) => {
+                    self.nodes.remove(&name); // it went while we read
+                    continue;
+                }
+            };
+            self.nodes.insert(name, Some(reading));
         }
         self.complain();
         Ok(())
     }
 
-    fn list(&mut self, client: &Client, watch: &Watch) -> Result<(), Failure> {
-        let mut names = Vec::new();
-        if !self.watched {
-            let tell = (!self.awaited).then(|| watch.clone());
-            let size = client.size(&self.path, tell)?;
-            self.awaited = true;
-            if size.is_some_and(|size| size > MAX_LISTED) {
-                log::warn!(
-                    "{} has {} entries and is not read",
-                    self.path,
-                    size.unwrap_or(0)
-                );
-                self.listed = true;
-                return Ok(());
-            }
-            if size.is_none() {
-                self.nodes.clear();
-                self.listed = true;
-                return Ok(());
-            }
-        }
-        let tell = (!self.watched).then(|| watch.clone());
-        if let Some(list) = client.children(&self.path, tell)? {
-            self.watched = true;
-            names = list;
-        }
-        names.sort();
-        // Good names first: rubbish must not crowd a provider out.
-        let (mut good, mut bad): (Vec<_>, Vec<_>) = match &self.methods {
-            Some(methods) => (
-                names
-                    .into_iter()
-                    .filter(|name| methods.contains(name))
-                    .collect(),
-                Vec::new(),
-            ),
-            None => names
-                .into_iter()
-                .partition(|name| nodes::address(name).is_some()),
-        };
-        bad.extend(good.drain(MAX_PROVIDERS.min(good.len())..));
-        bad.truncate(MAX_NAMED);
-        let mut known = std::mem::take(&mut self.nodes);
-        for name in good {
-            let known = known.remove(&name).unwrap_or_default();
-            self.nodes.insert(name, known);
-        }
-        for name in bad {
-            let reading = Some(Err("no address, or one of too many"));
-            self.nodes.insert(
-                name,
-                Known {
-                    reading,
-                    watched: false,
-                },
-            );
-        }
-        self.listed = true;
-        Ok(())
-    }
-
-    /// Names new rubbish, once and all of it in one line.
+    /// Names rubbish when there is new rubbish, all of it in one line.
     fn complain(&mut self) {
-        let bad: BTreeMap<_, _> = self
-            .nodes
-            .iter()
-            .filter_map(|(name, known)| match known.reading {
-                Some(Err(why)) => Some((name, why)),
-                _ => None,
-            })
-            .collect();
-        if bad.keys().any(|name| !self.named.contains(*name)) {
-            let some: Vec<_> = bad
-                .iter()
-                .take(3)
-                .map(|(name, why)| format!("{name:?} ({why})"))
-                .collect();
-            let more = bad.len() - some.len();
-            log::warn!(
-                "{}: {} entries are skipped: {} and {more} more",
-                self.path,
-                bad.len(),
-                some.join(", ")
-            );
+        let mut bad = BTreeMap::new();
+        for (name, reading) in &self.nodes {
+            if let Some(Err(why)) = reading {
+                bad.insert(name.clone(), why);
+            }
         }
-        self.named = bad.into_keys().cloned().collect();
+        if bad.keys().any(|name| !self.named.contains(name)) {
+            let some: Vec<_> = bad.iter().take(3).collect();
+            log::warn!("{}: {} bad entries, such as {some:?}", self.path, bad.len());
+        }
+        self.named = bad.into_keys().collect();
     }
 }
 
-/// More than anybody needs; without a bound, whoever can write to ZooKeeper decides how much memory
+/// More than anybody needs. Without a bound, whoever can write to ZooKeeper decides how much memory
 /// every caller uses.
 const MAX_PROVIDERS: usize = 1024;
 /// Of the rest, this many are remembered to be named in the log.
 const MAX_NAMED: usize = 64;
-/// The crate cannot take a list of over 2 MiB: it loses the connection, again and again.
-const MAX_LISTED: i32 = 8192;
