@@ -12,7 +12,7 @@
 mod messages;
 mod protoc;
 
-use crate::model::{check_messages, is_built_in, same_module};
+use crate::check::{check_messages, is_built_in, same_module};
 use crate::{Error, GenericServices, generate, names};
 use protobuf::plugin::CodeGeneratorRequest;
 use protoc::{Described, Protoc};

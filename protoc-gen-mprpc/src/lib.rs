@@ -5,6 +5,7 @@
 //! so the module of a file and that of its services are neighbours.
 
 pub mod build;
+mod check;
 mod docs;
 mod emit;
 mod error;

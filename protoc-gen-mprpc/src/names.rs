@@ -179,3 +179,102 @@ const CODEGEN_KEYWORDS: [&str; 56] = [
     "offsetof", "priv", "pure", "sizeof", "typeof", "unsized", "yield", "do", "abstract", "final",
     "override", "macro",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn calls(wire_names: &[&str]) -> Vec<String> {
+        methods(wire_names)
+            .into_iter()
+            .map(|names| names.call)
+            .collect()
+    }
+
+    #[test]
+    fn modules_are_called_as_protobuf_codegen_calls_them() {
+        for proto in [
+            "user.proto",
+            "a/b/user.proto",
+            "my-file.v1.proto",
+            "1st.proto",
+            "type.proto",
+            "mod.proto",
+            "try.proto",
+            "用户.proto",
+        ] {
+            assert_eq!(
+                format!("{}.rs", escaped(&module(proto))),
+                protobuf_codegen::proto_name_to_rs(proto),
+                "{proto}"
+            );
+        }
+    }
+
+    #[test]
+    fn services_get_the_suffix_once() {
+        let names = [
+            "UserServiceRpc",
+            "Greeter",
+            "snake_case",
+            "lower",
+            "HTTPGate",
+        ]
+        .map(service);
+        assert_eq!(
+            names,
+            [
+                "UserServiceRpc",
+                "GreeterRpc",
+                "SnakeCaseRpc",
+                "LowerRpc",
+                "HTTPGateRpc"
+            ]
+        );
+        assert_eq!(constant("UserServiceRpc"), "USER_SERVICE_RPC");
+    }
+
+    #[test]
+    fn keywords_become_raw_or_get_an_underscore() {
+        assert_eq!(
+            calls(&["Type", "Gen", "Try", "Self", "Super", "Crate"]),
+            ["r#type", "r#gen", "r#try", "self_", "super_", "crate_"]
+        );
+        assert_eq!(methods(&["Type"])[0].asynchronous, "type_async");
+    }
+
+    #[test]
+    fn a_method_gives_way_to_generated_functions_wherever_it_stands() {
+        assert_eq!(
+            calls(&["New", "With", "ControlledBy"]),
+            ["new_", "with_", "controlled_by_"]
+        );
+        assert_eq!(calls(&["XAsync", "X"]), ["x_async_", "x"]);
+        assert_eq!(calls(&["X", "XAsync"]), ["x", "x_async_"]);
+        assert_eq!(
+            calls(&["GetURL", "GetUrl", "get_url"]),
+            ["get_url", "get_url_", "get_url__"]
+        );
+    }
+
+    #[test]
+    fn no_name_is_given_twice() {
+        let names = methods(&[
+            "X",
+            "x",
+            "X_",
+            "XAsync",
+            "XAsyncAsync",
+            "x_async",
+            "XDeferred",
+            "New",
+            "NewAsync",
+        ]);
+        let all: Vec<String> = names
+            .into_iter()
+            .flat_map(|n| [n.call, n.deferred, n.asynchronous, n.start, n.batch])
+            .collect();
+        let distinct: HashSet<&String> = all.iter().collect();
+        assert_eq!(distinct.len(), all.len(), "{all:?}");
+    }
+}

@@ -34,11 +34,15 @@ mod private {
 
 #[cfg(test)]
 mod tests {
+    use super::proto::tricky::Nothing;
     use super::proto::tricky_mprpc::{
-        CollisionsRpc, CollisionsRpc_Stub, EchoRpc_, EmptyRpc_Stub, TypesRpc_Stub,
+        CollisionsRpc, CollisionsRpc_Stub, EchoRpc_, EmptyRpc_Stub, SnakeCaseRpc,
+        SnakeCaseRpc_Stub, TypesRpc_Stub,
     };
     use super::proto::user_mprpc::UserServiceRpc;
-    use mprpc_runtime::{MethodDescriptor, Service};
+    use mprpc_runtime::{
+        Controller, InProcessChannel, MethodDescriptor, MprpcController, Reply, Service, Status,
+    };
     use std::sync::Arc;
     use std::time::Duration;
 
@@ -114,6 +118,61 @@ mod tests {
                 "tricky.v1.Collisions",
                 "tricky.v1.Echo"
             ]
+        );
+    }
+
+    /// Answers `call_me` late and from another thread, and `New` at once; the rest is left out.
+    struct Half;
+
+    impl SnakeCaseRpc for Half {
+        fn call_me_deferred(&self, _: Controller, _: Nothing, reply: Reply<Nothing>) {
+            std::thread::spawn(move || reply.send(Ok(Nothing::new())));
+        }
+    }
+
+    impl CollisionsRpc for Half {
+        fn new_(&self, _: &Controller, request: Nothing) -> Result<Nothing, Status> {
+            Ok(request)
+        }
+    }
+
+    #[test]
+    fn every_form_of_a_call_reaches_its_handler() {
+        let request = Nothing::new();
+
+        let stub = SnakeCaseRpc_Stub::new(InProcessChannel::new(SnakeCaseRpc::service(Half)));
+        assert_eq!(stub.call_me(&request).expect("blocking"), request);
+        assert_eq!(
+            stub.call_me_start(&request).wait().expect("pending"),
+            request
+        );
+        let batch = stub.call_me_batch(&[request.clone(), request.clone()]);
+        assert!(
+            batch.len() == 2 && batch.iter().all(Result::is_ok),
+            "{batch:?}"
+        );
+        let (tell, told) = std::sync::mpsc::channel();
+        stub.call_me_async(&request, move |result| {
+            tell.send(result.is_ok()).expect("the test waits");
+        });
+        assert!(
+            told.recv_timeout(Duration::from_secs(10))
+                .expect("callback")
+        );
+
+        let stub = CollisionsRpc_Stub::new(InProcessChannel::new(CollisionsRpc::service(
+            Arc::new(Half),
+        )));
+        stub.new_(&request).expect("a name with an underscore");
+        let mut controller = MprpcController::new();
+        stub.controlled_by(&mut controller)
+            .x_async_(&request)
+            .expect_err("no handler");
+        assert!(
+            controller.failed()
+                && controller
+                    .error_text()
+                    .contains("tricky.v1.Collisions/XAsync is not implemented")
         );
     }
 }
