@@ -11,7 +11,7 @@ use std::{
     any::Any,
     ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use super::{
@@ -225,10 +225,6 @@ impl Posts {
         }
     }
 }
-
-/// How long a server waits between the two steps of a drain for the peer's Pong, and after its
-/// FIN for the peer's.
-pub(super) const GRACE: Duration = Duration::from_secs(1);
 
 /// A burst may grow the shared buffer; above this size it is given back.
 const KEEP: usize = 1 << 20;

@@ -21,7 +21,14 @@ pub mod calls;
 pub mod cancel;
 pub mod client;
 pub mod mailbox;
+mod patience;
 pub mod server;
+#[cfg(test)]
+#[allow(
+    dead_code,
+    reason = "tests of time, closing and the legacy wire follow"
+)]
+mod tests;
 
 pub use call::{Body, Dispatch, Incoming, Metadata, Ticket};
 pub use cancel::CancelToken;

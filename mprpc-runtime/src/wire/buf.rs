@@ -80,7 +80,19 @@ impl Output {
         if self.sent == self.bytes.len() {
             self.sent = 0;
             self.bytes.clear();
+        } else if self.sent >= COMPACT_AT && self.sent * 2 >= self.bytes.len() {
+            // Under steady load the buffer may never be empty: it must not grow for ever.
+            self.bytes.drain(..self.sent);
+            self.sent = 0;
         }
+    }
+
+    /// Forgets what was appended at and behind `offset`, counted like `end_in_all`. What was sent
+    /// stays sent.
+    pub fn truncate(&mut self, offset: u64) {
+        let keep = offset.saturating_sub(self.total).min(self.len() as u64);
+        self.bytes.truncate(self.sent + keep as usize);
+        self.advance(0);
     }
 
     /// How many bytes the socket has taken since the connection began.
@@ -112,3 +124,6 @@ impl Output {
         }
     }
 }
+
+/// Below this size a sent front is not worth moving the rest.
+const COMPACT_AT: usize = 64 * 1024;

@@ -4,10 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{ClientConnection, Phase, Sink};
 use crate::{
-    connection::{
-        Body, Metadata,
-        call::{Failure, Received},
-    },
+    connection::{Body, Metadata, call::Received},
     error::Ran,
     status::Status,
 };
@@ -17,8 +14,10 @@ impl<C> ClientConnection<C> {
         let limit = self.settings.max_body;
         if self.inbox.len() + bytes.len() > limit as usize {
             let text = format!("the legacy reply is over max_body, {limit} bytes here");
-            self.phase = Phase::Reset;
-            return self.fail_legacy(Status::resource_exhausted(text), sink);
+            for (_, call) in self.calls.drain() {
+                call.fail(Ran::Maybe, Status::resource_exhausted(text.as_str()), sink);
+            }
+            return self.close_now(Phase::Reset);
         }
         self.inbox.push(bytes);
     }
@@ -33,11 +32,8 @@ impl<C> ClientConnection<C> {
             // A dying callee looks the same as a message of defaults.
             let text = "the legacy peer ended the connection without a byte of reply; if it may answer with \
                         a message of defaults, set legacy_empty = default";
-            let failure = Failure {
-                ran: Ran::Maybe,
-                status: Status::unavailable(text),
-            };
-            return sink(call.start.done, Err(failure));
+            let ran = self.ran(&call);
+            return call.fail(ran, Status::unavailable(text), sink);
         }
         let received = Received {
             body: Body::Shared(reply),
@@ -45,18 +41,6 @@ impl<C> ClientConnection<C> {
             metadata: Metadata::default(),
         };
         sink(call.start.done, Ok(received));
-    }
-
-    fn fail_legacy(&mut self, status: Status, sink: Sink<'_, C>) {
-        for (_, call) in self.calls.drain() {
-            sink(
-                call.start.done,
-                Err(Failure {
-                    ran: Ran::Maybe,
-                    status: status.clone(),
-                }),
-            );
-        }
     }
 
     /// When a reply without an end of its own counts as complete.

@@ -3,21 +3,21 @@
 //! Generic over what a call wants done at its end: the reactor uses a boxed closure, the blocking
 //! driver, which waits for one call, uses nothing. Every method that may end calls takes `sink`,
 //! which gets each ended call's `C` with its outcome.
+//!
+//! `multiplexed` and `legacy` read what the peer says; `timing` knows when it has said too little;
+//! `posted` is the connection as a reactor drives it, and `link` what other threads see of that.
 
 use std::{
     io,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::{
-    Command, Connection, Intent,
-    call::{Completion, Failure, Outcome},
+    Intent,
+    call::{Failure, Outcome},
     calls::Calls,
-    mailbox::GRACE,
+    patience::{Farewell, Watch},
 };
 use crate::{
     error::Ran,
@@ -25,12 +25,17 @@ use crate::{
     wire::{
         Wire,
         buf::{Inbox, Output},
-        mux,
+        mux::{self, Kind},
     },
 };
 
 mod legacy;
+mod link;
 mod multiplexed;
+mod posted;
+mod timing;
+
+pub use link::Link;
 
 /// What the connections of one channel have in common. Durations and sizes are the settings of
 /// the same names.
@@ -42,8 +47,12 @@ pub struct ClientSettings {
     pub max_header: u32,
     /// Bytes of a message with its attachment.
     pub max_body: u32,
+    /// Bytes that may wait to be written before calls are refused.
+    pub max_output: usize,
     /// For connect and the peer's Hello together.
     pub connect_timeout: Duration,
+    /// From a response's first byte to its last, and for the peer to take output.
+    pub request_timeout: Duration,
     /// Silence after which a mux connection is pinged.
     pub ping_interval: Duration,
     /// A legacy reply ends when the line is quiet, not with FIN.
@@ -73,6 +82,8 @@ pub struct ClientConnection<C> {
     wire: Wire,
     settings: Arc<ClientSettings>,
     phase: Phase,
+    /// No new calls; the connection ends with the last one in flight.
+    leaving: bool,
     calls: Calls<Call<C>>,
     next_id: u64,
     /// No deadline of a call in flight is earlier.
@@ -81,34 +92,17 @@ pub struct ClientConnection<C> {
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
     output: Output,
-    /// When the connect began; then the last time that bytes came.
+    watch: Watch,
+    /// When the connect began; from Hello on the last time that bytes came.
     heard: Instant,
     /// When the unanswered ping went out.
     pinged: Option<Instant>,
     peer_instance: u64,
+    late_responses: u64,
     /// The peer was heard: calls could be made.
     opened: bool,
     link: Option<Arc<Link>>,
     reason: Option<String>,
-}
-
-/// What other threads may know of a connection without asking it.
-#[derive(Debug, Default)]
-pub struct Link {
-    refuses: AtomicBool,
-    opened: AtomicBool,
-}
-
-impl Link {
-    /// Whether calls may be posted to the connection.
-    pub fn takes_calls(&self) -> bool {
-        !self.refuses.load(Ordering::Acquire)
-    }
-
-    /// Whether the peer was ever heard.
-    pub fn was_open(&self) -> bool {
-        self.opened.load(Ordering::Acquire)
-    }
 }
 
 struct Call<C> {
@@ -124,12 +118,16 @@ enum Phase {
     /// Connected; on the mux wire the peer's Hello is still to come.
     Greeting,
     Open,
-    /// The peer takes no new calls.
-    Draining,
-    /// FIN is out, waiting for the peer's.
-    Linger(Instant),
+    /// FIN is out or will be once the output is; what comes in is dropped.
+    Linger(Farewell),
     Reset,
     Closed,
+}
+
+impl<C> Call<C> {
+    fn fail(self, ran: Ran, status: Status, sink: Sink<'_, C>) {
+        sink(self.start.done, Err(Failure { ran, status }));
+    }
 }
 
 impl<C> ClientConnection<C> {
@@ -150,31 +148,22 @@ impl<C> ClientConnection<C> {
             wire,
             settings,
             phase: Phase::Connecting,
+            leaving: false,
             calls: Calls::default(),
             next_id: 1,
             earliest: None,
             inbox: Inbox::default(),
             skip: 0,
             output,
+            watch: Watch::default(),
             heard: now,
             pinged: None,
             peer_instance: 0,
+            late_responses: 0,
             opened: false,
             link: None,
             reason: None,
         }
-    }
-
-    /// The same connection, which keeps `link` up to date.
-    #[must_use]
-    pub fn linked(mut self, link: Arc<Link>) -> Self {
-        self.link = Some(link);
-        self
-    }
-
-    /// Whether the peer was ever heard, so that calls could be made.
-    pub fn was_open(&self) -> bool {
-        self.opened
     }
 
     /// The wire it speaks.
@@ -182,27 +171,20 @@ impl<C> ClientConnection<C> {
         self.wire
     }
 
-    fn tell(&self) {
-        if let Some(link) = &self.link {
-            link.refuses.store(!self.takes_calls(), Ordering::Release);
-            link.opened.store(self.opened, Ordering::Release);
-        }
+    /// Whether the peer was ever heard, so that calls could be made.
+    pub fn was_open(&self) -> bool {
+        self.opened
     }
 
     /// Whether `start` would take a call.
     pub fn takes_calls(&self) -> bool {
-        match self.phase {
-            Phase::Connecting | Phase::Greeting | Phase::Open => {
-                self.wire == Wire::Mux || self.next_id == 1
-            }
-            Phase::Draining | Phase::Linger(_) | Phase::Reset | Phase::Closed => false,
-        }
+        self.is_open() && !self.leaving && (self.wire == Wire::Mux || self.next_id == 1)
     }
 
     /// Whether nothing is under way, so that the connection may wait for its next call in a pool.
     pub fn is_idle(&self) -> bool {
         self.phase == Phase::Open
-            && self.wire == Wire::Mux
+            && self.takes_calls()
             && self.calls.is_empty()
             && self.inbox.is_empty()
             && self.skip == 0
@@ -219,34 +201,35 @@ impl<C> ClientConnection<C> {
         self.peer_instance
     }
 
+    /// Responses that came for calls that had ended already, by deadline or cancel.
+    pub fn late_responses(&self) -> u64 {
+        self.late_responses
+    }
+
     /// Starts a call: `write` appends its frame under the id it is given. A connection that takes
-    /// no calls ends it at once, saying that it did not run.
+    /// no calls, or whose peer takes no bytes, ends it at once, saying that it did not run.
     pub fn start(
         &mut self,
         start: Start<C>,
         write: impl FnOnce(&C, u64, &mut Vec<u8>),
         sink: Sink<'_, C>,
     ) {
+        let (deadline, offset) = (start.deadline, self.output.end_in_all());
+        let call = Call { start, offset };
         if !self.takes_calls() {
             let status = Status::unavailable("the connection takes no new calls");
-            return sink(
-                start.done,
-                Err(Failure {
-                    ran: Ran::No,
-                    status,
-                }),
-            );
+            return call.fail(Ran::No, status, sink);
+        }
+        if self.output.len() > self.settings.max_output {
+            let status = Status::unavailable("too many bytes wait for the peer (max_output)");
+            return call.fail(Ran::No, status, sink);
         }
         let id = self.next_id;
         self.next_id += 1;
-        let offset = self.output.end_in_all();
-        write(&start.done, id, self.output.buffer());
-        let deadline = start.deadline;
-        self.earliest = Some(
-            self.earliest
-                .map_or(deadline, |earliest| earliest.min(deadline)),
-        );
-        self.calls.insert(id, Call { start, offset });
+        write(&call.start.done, id, self.output.buffer());
+        let others = self.earliest.filter(|_| !self.calls.is_empty());
+        self.earliest = Some(others.map_or(deadline, |earliest| earliest.min(deadline)));
+        self.calls.insert(id, call);
     }
 
     /// Ends the call with this tag, if it is in flight, and tells the peer.
@@ -259,6 +242,7 @@ impl<C> ClientConnection<C> {
         if let Some(id) = found.filter(|_| tag != 0) {
             self.abandon(id, Status::cancelled("cancelled by the caller"), sink);
         }
+        self.settle();
     }
 
     /// Ends a call that the peer still works on.
@@ -266,18 +250,18 @@ impl<C> ClientConnection<C> {
         let Some(call) = self.calls.remove(id) else {
             return;
         };
-        match self.wire {
-            Wire::Mux => mux::write_control(self.output.buffer(), mux::Kind::Cancel, id, &[]),
-            // All that can be said on the legacy wire.
-            Wire::Legacy(_) => self.phase = Phase::Reset,
-        }
-        sink(
-            call.start.done,
-            Err(Failure {
-                ran: Ran::Maybe,
-                status,
-            }),
-        );
+        let ran = match self.wire {
+            Wire::Mux => {
+                mux::write_control(self.output.buffer(), Kind::Cancel, id, &[]);
+                Ran::Maybe
+            }
+            // All that can be said on the legacy wire; what is not written never will be.
+            Wire::Legacy(_) => {
+                self.phase = Phase::Reset;
+                self.ran(&call)
+            }
+        };
+        call.fail(ran, status, sink);
     }
 
     /// The connect succeeded.
@@ -294,13 +278,18 @@ impl<C> ClientConnection<C> {
 
     /// Bytes arrived.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
-        self.heard = now;
+        if self.phase == Phase::Open {
+            self.heard = now;
+        }
         self.pinged = None;
-        match (self.phase, self.wire) {
-            (Phase::Linger(_) | Phase::Reset | Phase::Closed, _) => {}
+        match (&mut self.phase, self.wire) {
+            (Phase::Reset | Phase::Closed, _) => {}
+            (Phase::Linger(farewell), _) => farewell.drop_bytes(bytes.len()),
             (_, Wire::Mux) => self.receive_mux(bytes, now, sink),
             (_, Wire::Legacy(_)) => self.receive_legacy(bytes, sink),
         }
+        self.settle();
+        self.look(now);
     }
 
     /// The peer sent FIN.
@@ -308,9 +297,13 @@ impl<C> ClientConnection<C> {
         if matches!(self.wire, Wire::Legacy(_)) {
             self.deliver_legacy(sink);
         } else {
-            self.end_all("the peer closed the connection", sink);
+            let text = match &self.reason {
+                Some(reason) => format!("the peer closed the connection: {reason}"),
+                None => "the peer closed the connection".into(),
+            };
+            self.end_all(&text, sink);
         }
-        self.phase = Phase::Closed;
+        self.close_now(Phase::Closed);
     }
 
     /// The socket is gone.
@@ -320,118 +313,23 @@ impl<C> ClientConnection<C> {
         } else {
             self.end_all(&format!("the connection was lost: {error}"), sink);
         }
-        self.phase = Phase::Closed;
+        self.close_now(Phase::Closed);
     }
 
     /// Ends the connection, with a reason for the peer. Calls in flight fail.
-    pub fn close(&mut self, reason: &str, now: Instant, sink: Sink<'_, C>) {
+    pub fn close(&mut self, reason: &str, sink: Sink<'_, C>) {
         self.end_all(reason, sink);
-        self.phase = match (self.phase, self.wire) {
-            (Phase::Greeting | Phase::Open | Phase::Draining, Wire::Mux) => {
-                mux::write_control(
-                    self.output.buffer(),
-                    mux::Kind::GoAway,
-                    0,
-                    reason.as_bytes(),
-                );
-                Phase::Linger(now + GRACE)
-            }
-            (Phase::Linger(until), _) => Phase::Linger(until),
-            _ => Phase::Reset,
-        };
-    }
-
-    /// Fails every call in flight. One whose first byte the socket never took did not run.
-    fn end_all(&mut self, text: &str, sink: Sink<'_, C>) {
-        let sent = self.output.sent_in_all();
-        for (_, call) in self.calls.drain() {
-            let ran = if sent <= call.offset {
-                Ran::No
-            } else {
-                Ran::Maybe
-            };
-            sink(
-                call.start.done,
-                Err(Failure {
-                    ran,
-                    status: Status::unavailable(text),
-                }),
-            );
-        }
-        self.output.clear();
-    }
-
-    /// When `timeout` wants to be called.
-    pub fn next_timeout(&self) -> Option<Instant> {
-        let phase = match self.phase {
-            Phase::Connecting | Phase::Greeting => Some(self.heard + self.settings.connect_timeout),
-            Phase::Open | Phase::Draining if self.wire == Wire::Mux => Some(match self.pinged {
-                Some(at) => at + PING_TIMEOUT,
-                None => self.heard + self.settings.ping_interval,
-            }),
-            Phase::Open | Phase::Draining => self.legacy_quiet_at(),
-            Phase::Linger(until) => Some(until),
-            Phase::Reset | Phase::Closed => None,
-        };
-        let calls = self.earliest.filter(|_| !self.calls.is_empty());
-        phase.into_iter().chain(calls).min()
-    }
-
-    /// The time of `next_timeout` has come.
-    pub fn timeout(&mut self, now: Instant, sink: Sink<'_, C>) {
-        self.expire(now, sink);
-        let connect_timeout = self.settings.connect_timeout;
-        match self.phase {
-            Phase::Connecting if now >= self.heard + connect_timeout => {
-                self.end_all(
-                    &format!("no connection within {connect_timeout:?} (connect_timeout)"),
-                    sink,
-                );
-                self.phase = Phase::Closed;
-            }
-            Phase::Greeting if now >= self.heard + connect_timeout => {
-                let text = "connected, but no Hello came in time (connect_timeout); is the peer a C++ node? \
-                            then set protocol = legacy";
-                self.close(text, now, sink);
-                self.phase = Phase::Reset;
-            }
-            Phase::Open | Phase::Draining if self.wire == Wire::Mux => match self.pinged {
-                Some(at) if now >= at + PING_TIMEOUT => {
-                    self.end_all("the peer does not answer pings", sink);
-                    self.phase = Phase::Reset;
-                }
-                None if now >= self.heard + self.settings.ping_interval => {
-                    self.pinged = Some(now);
-                    mux::write_control(self.output.buffer(), mux::Kind::Ping, 0, &[]);
-                }
-                _ => {}
-            },
-            Phase::Open | Phase::Draining if self.legacy_quiet_at().is_some_and(|at| now >= at) => {
-                self.deliver_legacy(sink);
-                self.phase = Phase::Closed;
-            }
-            Phase::Linger(until) if now >= until => self.phase = Phase::Closed,
-            _ => {}
+        match (self.phase, self.wire) {
+            (Phase::Greeting | Phase::Open, Wire::Mux) => self.say_goodbye(reason),
+            (Phase::Linger(_) | Phase::Closed, _) => {}
+            _ => self.close_now(Phase::Reset),
         }
     }
 
-    /// Ends the calls whose deadline passed. `earliest` is only a bound, so that starting and
-    /// ending calls costs nothing here; it is made exact when it passes.
-    fn expire(&mut self, now: Instant, sink: Sink<'_, C>) {
-        if self.earliest.is_none_or(|earliest| now < earliest) {
-            return;
-        }
-        let due = |(id, call): (u64, &Call<C>)| (call.start.deadline <= now).then_some(id);
-        let expired: Vec<u64> = self.calls.iter().filter_map(due).collect();
-        for id in expired {
-            let text = match self.phase {
-                Phase::Connecting => "the deadline passed while connecting",
-                Phase::Greeting => "the deadline passed before the peer said Hello",
-                _ => "the deadline passed before the reply came",
-            };
-            self.abandon(id, Status::deadline_exceeded(text), sink);
-        }
-        self.earliest = self.calls.iter().map(|(_, call)| call.start.deadline).min();
+    /// Takes no new calls; says goodbye once the running ones have ended.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+        self.settle();
     }
 
     /// What is to be written.
@@ -439,99 +337,74 @@ impl<C> ClientConnection<C> {
         &mut self.output
     }
 
+    /// The socket took some or all of `output`.
+    pub fn written(&mut self, now: Instant) {
+        self.look(now);
+    }
+
     /// What to do once `output` is empty.
     pub fn intent(&self) -> Intent {
         match self.phase {
-            Phase::Connecting | Phase::Greeting | Phase::Open | Phase::Draining => Intent::Open,
+            Phase::Connecting | Phase::Greeting | Phase::Open => Intent::Open,
             Phase::Linger(_) => Intent::ShutDown,
             Phase::Reset => Intent::Reset,
             Phase::Closed => Intent::Close,
         }
     }
-}
 
-impl Connection for ClientConnection<Box<dyn Completion>> {
-    fn connected(&mut self, _now: Instant) {
-        Self::connected(self);
-        self.tell();
+    fn is_open(&self) -> bool {
+        matches!(
+            self.phase,
+            Phase::Connecting | Phase::Greeting | Phase::Open
+        )
     }
 
-    fn receive(&mut self, bytes: &[u8], now: Instant) {
-        Self::receive(self, bytes, now, &mut run);
-        self.tell();
-    }
-
-    fn eof(&mut self, _now: Instant) {
-        Self::eof(self, &mut run);
-        self.tell();
-    }
-
-    fn lost(&mut self, error: &io::Error, _now: Instant) {
-        Self::lost(self, error, &mut run);
-        self.tell();
-    }
-
-    fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
-        match command {
-            Command::Start {
-                tag,
-                deadline,
-                empty_ok,
-                done,
-            } => {
-                let start = Start {
-                    tag,
-                    deadline,
-                    empty_ok,
-                    done,
-                };
-                let mux = self.wire == Wire::Mux;
-                self.start(
-                    start,
-                    |done, id, out| {
-                        let at = out.len();
-                        out.extend_from_slice(done.frame());
-                        if mux {
-                            out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
-                        }
-                    },
-                    &mut run,
-                );
-            }
-            Command::Cancel(tag) => self.cancel(tag, &mut run),
-            Command::Close(reason) => self.close(reason, now, &mut run),
-            Command::Drain => self.leave(now),
-            // Nothing else is posted to a client's connection.
-            Command::Answer { .. } | Command::Custom(_) => {}
+    /// A call whose first byte the socket never took did not run, if it is not written later.
+    fn ran(&self, call: &Call<C>) -> Ran {
+        if self.output.sent_in_all() <= call.offset {
+            Ran::No
+        } else {
+            Ran::Maybe
         }
-        self.tell();
     }
 
-    fn output(&mut self) -> &mut Output {
-        Self::output(self)
+    /// Fails every call in flight. Those that were not written at all never will be.
+    fn end_all(&mut self, text: &str, sink: Sink<'_, C>) {
+        let mut unsent = None;
+        for (_, call) in self.calls.drain() {
+            let ran = self.ran(&call);
+            if ran == Ran::No {
+                unsent.get_or_insert(call.offset);
+            }
+            call.fail(ran, Status::unavailable(text), sink);
+        }
+        // A frame that went out in part is finished, so that the peer can read what follows it.
+        if let Some(offset) = unsent {
+            self.output.truncate(offset);
+        }
     }
 
-    fn intent(&self) -> Intent {
-        Self::intent(self)
+    fn settle(&mut self) {
+        if self.leaving && self.calls.is_empty() {
+            match (self.phase, self.wire) {
+                (Phase::Greeting | Phase::Open, Wire::Mux) => self.say_goodbye("done"),
+                (Phase::Connecting | Phase::Greeting | Phase::Open, _) => {
+                    self.close_now(Phase::Closed);
+                }
+                (Phase::Linger(_) | Phase::Reset | Phase::Closed, _) => {}
+            }
+        }
     }
 
-    fn next_timeout(&self) -> Option<Instant> {
-        Self::next_timeout(self)
+    fn say_goodbye(&mut self, reason: &str) {
+        mux::write_control(self.output.buffer(), Kind::GoAway, 0, reason.as_bytes());
+        self.inbox = Inbox::default();
+        self.phase = Phase::Linger(Farewell::new(self.settings.max_body));
     }
 
-    fn timeout(&mut self, now: Instant) {
-        Self::timeout(self, now, &mut run);
-        self.tell();
-    }
-
-    fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+    fn close_now(&mut self, phase: Phase) {
+        self.output.clear();
+        self.inbox = Inbox::default();
+        self.phase = phase;
     }
 }
-
-fn run(done: Box<dyn Completion>, outcome: Outcome<'_>) {
-    done.complete(outcome);
-}
-
-/// A peer that is silent this long after a ping is taken for dead.
-const PING_TIMEOUT: Duration = Duration::from_secs(5);

@@ -7,7 +7,6 @@ use crate::{
     connection::{
         Body, Metadata,
         call::{Failure, Outcome, Received},
-        mailbox::GRACE,
     },
     error::Ran,
     status::{Code, Status},
@@ -16,47 +15,36 @@ use crate::{
 
 impl<C> ClientConnection<C> {
     pub(super) fn receive_mux(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
-        if self.inbox.is_empty() {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        if inbox.is_empty() {
             let used = self.parse(bytes, now, sink);
-            self.inbox.push(&bytes[used..]);
+            inbox.push(&bytes[used..]);
         } else {
-            let mut inbox = std::mem::take(&mut self.inbox);
             inbox.push(bytes);
             let used = self.parse(inbox.as_slice(), now, sink);
             inbox.consume(used);
+        }
+        if self.is_open() {
             self.inbox = inbox;
-        }
-        if self.phase == Phase::Draining {
-            self.leave(now);
-        }
-    }
-
-    /// Takes no new calls; says goodbye once the running ones have ended.
-    pub(super) fn leave(&mut self, now: Instant) {
-        if matches!(self.phase, Phase::Greeting | Phase::Open | Phase::Draining) {
-            self.phase = Phase::Draining;
-            if self.calls.is_empty() {
-                mux::write_control(self.output.buffer(), Kind::GoAway, 0, b"done");
-                self.phase = Phase::Linger(now + GRACE);
-            }
         }
     }
 
     fn parse(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) -> usize {
         let mut used = 0;
-        while matches!(
-            self.phase,
-            Phase::Connecting | Phase::Greeting | Phase::Open | Phase::Draining
-        ) {
+        while self.is_open() {
             let dropped = self.skip.min((bytes.len() - used) as u64);
             self.skip -= dropped;
             used += dropped as usize;
-            match self.frame(&bytes[used..], now, sink) {
-                0 => return used,
-                n => used += n,
+            let taken = self.frame(&bytes[used..], now, sink);
+            used += taken;
+            if self.skip == 0 && (taken > 0 || dropped > 0) {
+                self.watch.frame_complete();
+            }
+            if taken == 0 {
+                break;
             }
         }
-        bytes.len()
+        used
     }
 
     /// Handles the frame at the front of `bytes`. Returns its length, 0 if it is not complete.
@@ -64,22 +52,34 @@ impl<C> ClientConnection<C> {
         let header = match Header::decode(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return 0,
-            Err(error) => return self.violation(&error.0, now, sink),
+            Err(error) => return self.violation(&error.0, sink),
         };
         let kind = Kind::from_wire(header.kind);
-        if (kind == Some(Kind::Hello)) != matches!(self.phase, Phase::Connecting | Phase::Greeting)
-        {
-            return self.violation("Hello must be the first frame, and the only one", now, sink);
+        if (kind == Some(Kind::Hello)) == (self.phase == Phase::Open) {
+            return self.violation("Hello must be the first frame, and the only one", sink);
         }
         if kind == Some(Kind::Request) {
-            return self.violation("a Request to a client", now, sink);
+            return self.violation("a Request to a client", sink);
         }
         if kind == Some(Kind::Response) && (header.call_id == 0 || header.call_id >= self.next_id) {
-            return self.violation("a Response to a call that was never made", now, sink);
+            return self.violation("a Response to a call that was never made", sink);
         }
-        let limit = self.settings.max_body;
-        if header.body_len > limit || u32::from(header.meta_len) > self.settings.max_header {
-            return self.refuse(kind, &header, now, sink);
+        if u64::from(header.body_len) > 4 * u64::from(self.settings.max_body) {
+            return self.violation("a frame over 4 times max_body", sink);
+        }
+        if let Some(text) = self.refusal(&header) {
+            if kind == Some(Kind::Hello) {
+                return self.violation("a Hello over the limits", sink);
+            }
+            if kind == Some(Kind::Response) {
+                self.end_call(
+                    header.call_id,
+                    Err(maybe(Status::resource_exhausted(text))),
+                    sink,
+                );
+            }
+            self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
+            return HEADER_LEN;
         }
         let len = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
         let Some(frame) = bytes.get(HEADER_LEN..len) else {
@@ -87,102 +87,76 @@ impl<C> ClientConnection<C> {
         };
         let (meta, body) = frame.split_at(header.meta_len as usize);
         match kind {
-            Some(Kind::Hello) => return self.hello(meta, len, now, sink),
-            Some(Kind::Response) => {
-                // An id that is not in flight any more was given up on; its answer is late.
-                if let Some(call) = self.calls.remove(header.call_id) {
-                    sink(call.start.done, outcome(&header, meta, body));
+            Some(Kind::Hello) => match Hello::decode(meta) {
+                Ok(hello) => {
+                    self.peer_instance = hello.instance;
+                    self.heard = now;
+                    self.opened = true;
+                    self.phase = Phase::Open;
                 }
+                Err(error) => return self.violation(&format!("the Hello: {error}"), sink),
+            },
+            Some(Kind::Response) => {
+                self.end_call(header.call_id, outcome(&header, meta, body), sink)
             }
-            Some(Kind::Ping) => mux::write_control(self.output.buffer(), Kind::Pong, 0, body),
+            // A peer that pings but takes no Pongs must not make us hoard them.
+            Some(Kind::Ping) if self.output.len() <= self.settings.max_output => {
+                mux::write_control(self.output.buffer(), Kind::Pong, 0, body);
+            }
             Some(Kind::GoAway) => self.go_away(header.call_id, body, sink),
-            Some(Kind::Pong | Kind::Cancel | Kind::Data | Kind::Request) | None => {}
+            Some(Kind::Ping | Kind::Pong | Kind::Cancel | Kind::Data | Kind::Request) | None => {}
         }
         len
     }
 
-    fn refuse(
-        &mut self,
-        kind: Option<Kind>,
-        header: &Header,
-        now: Instant,
-        sink: Sink<'_, C>,
-    ) -> usize {
-        let limit = self.settings.max_body;
-        if u64::from(header.body_len) > 4 * u64::from(limit) {
-            return self.violation("a frame over 4 times max_body", now, sink);
+    /// What a frame has too much of, as far as its header tells; `None` if it is to be taken.
+    fn refusal(&self, header: &Header) -> Option<String> {
+        let (max_header, max_body) = (self.settings.max_header, self.settings.max_body);
+        let (meta_len, body_len) = (header.meta_len, header.body_len);
+        if u32::from(meta_len) > max_header {
+            Some(format!(
+                "the response's header of {meta_len} bytes is over max_header, {max_header} bytes here"
+            ))
+        } else if body_len > max_body {
+            Some(format!(
+                "the response of {body_len} bytes is over max_body, {max_body} bytes here"
+            ))
+        } else {
+            None
         }
-        if kind == Some(Kind::Hello) {
-            return self.violation("a Hello over the limits", now, sink);
-        }
-        if kind == Some(Kind::Response)
-            && let Some(call) = self.calls.remove(header.call_id)
-        {
-            let text = format!(
-                "the response of {} bytes is over max_body, {limit} bytes here",
-                header.body_len
-            );
-            let failure = Failure {
-                ran: Ran::Maybe,
-                status: Status::resource_exhausted(text),
-            };
-            sink(call.start.done, Err(failure));
-        }
-        self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
-        HEADER_LEN
     }
 
-    fn hello(&mut self, meta: &[u8], len: usize, now: Instant, sink: Sink<'_, C>) -> usize {
-        match Hello::decode(meta) {
-            Ok(hello) if hello.version > 0 => {
-                self.peer_instance = hello.instance;
-                self.opened = true;
-                self.phase = Phase::Open;
-                len
-            }
-            _ => self.violation(
-                "a Hello without a version or that cannot be decoded",
-                now,
-                sink,
-            ),
+    fn end_call(&mut self, id: u64, outcome: Outcome<'_>, sink: Sink<'_, C>) {
+        match self.calls.remove(id) {
+            Some(call) => sink(call.start.done, outcome),
+            // It was given up on before.
+            None => self.late_responses += 1,
         }
     }
 
     /// The peer takes no new calls; those above `last` did not run.
     fn go_away(&mut self, last: u64, reason: &[u8], sink: Sink<'_, C>) {
-        self.phase = Phase::Draining;
-        let refused: Vec<u64> = self
-            .calls
-            .iter()
-            .map(|(id, _)| id)
-            .filter(|id| *id > last)
-            .collect();
+        self.leaving = true;
+        let reason = String::from_utf8_lossy(&reason[..reason.len().min(MAX_REASON)]);
+        let text = format!("the peer went away: {reason}");
+        let ids = self.calls.iter().map(|(id, _)| id);
+        let refused: Vec<u64> = ids.filter(|id| *id > last).collect();
         for id in refused {
             if let Some(call) = self.calls.remove(id) {
-                let text = format!("the peer went away: {}", String::from_utf8_lossy(reason));
-                sink(
-                    call.start.done,
-                    Err(Failure {
-                        ran: Ran::No,
-                        status: Status::unavailable(text),
-                    }),
-                );
+                call.fail(Ran::No, Status::unavailable(text.as_str()), sink);
             }
         }
+        self.reason = Some(text);
     }
 
-    fn violation(&mut self, what: &str, now: Instant, sink: Sink<'_, C>) -> usize {
+    fn violation(&mut self, what: &str, sink: Sink<'_, C>) -> usize {
         self.reason = Some(format!("the peer broke the protocol: {what}"));
-        self.close(&format!("protocol error: {what}"), now, sink);
+        self.close(&format!("protocol error: {what}"), sink);
         0
     }
 }
 
 fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
-    let maybe = |status| Failure {
-        ran: Ran::Maybe,
-        status,
-    };
     if header.flags & END == 0 {
         return Err(maybe(Status::unimplemented(
             "the peer streams its response, which version 1 does not",
@@ -226,3 +200,13 @@ fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
         metadata: Metadata::from_wire(&meta.metadata),
     })
 }
+
+fn maybe(status: Status) -> Failure {
+    Failure {
+        ran: Ran::Maybe,
+        status,
+    }
+}
+
+/// Bytes of a GoAway's reason that are kept.
+const MAX_REASON: usize = 256;

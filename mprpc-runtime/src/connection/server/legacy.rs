@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Phase, Progress, ServerConnection};
+use super::{Phase, ServerConnection, parse::Progress};
 use crate::{
     connection::{Body, Incoming, Metadata, Ticket},
     wire::{Dialect, Step, Wire, legacy},
@@ -15,6 +15,9 @@ impl ServerConnection {
         bytes: &[u8],
         now: Instant,
     ) -> Progress {
+        if !bytes.is_empty() && !self.calls.is_empty() {
+            return Progress::Blocked;
+        }
         let (head, used) =
             match legacy::decode_head(dialect, bytes, self.settings.max_header as usize) {
                 Ok(Step::Need(_)) => return Progress::Wait,
@@ -51,17 +54,17 @@ impl ServerConnection {
         Progress::Used(total)
     }
 
-    /// The running call ended; its reply, if it has one, is in the output.
-    pub(super) fn legacy_answered(&mut self, failed: bool, now: Instant) {
+    /// If this is a legacy connection: its call ended; its reply, if it has one, is in the output.
+    pub(super) fn legacy_answered(&mut self, failed: bool) {
+        let Phase::Legacy(dialect) = self.phase else {
+            return;
+        };
+        let keep = self.settings.legacy_keep || dialect == Dialect::Varint;
         if failed {
             // A clean end without bytes would be a message of defaults to a C++ caller.
             self.reset("a legacy call failed, which only a reset can tell");
-        } else if !self.keeps_legacy() {
-            self.linger(now);
+        } else if !keep || self.drains() {
+            self.linger();
         }
-    }
-
-    fn keeps_legacy(&self) -> bool {
-        self.settings.legacy_keep || matches!(self.phase, Phase::Legacy(Dialect::Varint))
     }
 }

@@ -6,6 +6,8 @@
 //!     |  --HTTP-----> (404) ------------->   |
 //!     `--anything else--> Reset
 //! ```
+//!
+//! `parse` turns bytes into frames; `mux` and `legacy` act on them; `ending` drains and closes.
 
 use std::{
     borrow::Cow,
@@ -16,17 +18,20 @@ use std::{
 };
 
 use super::{
-    Command, ConnId, Connection, Dispatch, Intent, Mailbox, calls::Calls, cancel::CancelToken,
-    mailbox::GRACE,
+    Command, ConnId, Connection, Dispatch, Intent, Mailbox,
+    calls::Calls,
+    cancel::CancelToken,
+    patience::{Farewell, Late, Watch},
 };
 use crate::wire::{
     Dialect,
     buf::{Inbox, Output},
-    decoder::{Sniff, sniff},
 };
 
+mod ending;
 mod legacy;
 mod mux;
+mod parse;
 
 /// What the connections of one provider have in common. Durations and sizes are the settings of
 /// the same names.
@@ -62,14 +67,19 @@ pub struct ServerConnection {
     dispatch: Arc<dyn Dispatch>,
     mailbox: Arc<Mailbox>,
     phase: Phase,
+    drain: Drain,
     calls: Calls<Entry>,
-    /// The highest call id taken so far.
+    /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
+    /// The front of the inbox has to wait until a call ends or output is taken.
+    blocked: bool,
     output: Output,
-    timers: Timers,
+    /// Last byte in, last answer out, or the start.
+    active: Instant,
+    watch: Watch,
     eof: bool,
     reason: Option<Cow<'static, str>>,
 }
@@ -87,30 +97,20 @@ enum Phase {
     Mux(mux::State),
     Legacy(Dialect),
     /// FIN is out or will be once the output is; what comes in is dropped.
-    Linger {
-        until: Instant,
-        left: u64,
-    },
+    Linger(Farewell),
     Reset,
     Closed,
 }
 
-/// When things began that may not take for ever.
-struct Timers {
-    /// Last byte in, last answer out, or the start.
-    active: Instant,
-    /// First byte of the frame that is not complete yet.
-    partial: Option<Instant>,
-    /// When output was last seen to move, and how much was out then.
-    stalled: Option<(Instant, u64)>,
-}
-
-/// How far a look at the bytes got.
-enum Progress {
-    /// This many bytes were used; look again.
-    Used(usize),
-    /// Nothing can be done until more bytes come or something else happens.
-    Wait,
+/// The steps of a drain.
+#[derive(Clone, Copy)]
+enum Drain {
+    No,
+    /// The peer was asked to open no more calls; those on their way still count, until it says
+    /// that it knows (Pong) or this time.
+    Announced(Instant),
+    /// Calls above this one are ignored; the peer knows that they do not run.
+    Final(u64),
 }
 
 impl ServerConnection {
@@ -130,209 +130,81 @@ impl ServerConnection {
             dispatch,
             mailbox,
             phase: Phase::Sniff,
+            drain: Drain::No,
             calls: Calls::default(),
             last_id: 0,
             inbox: Inbox::default(),
             skip: 0,
+            blocked: false,
             output: Output::default(),
-            timers: Timers {
-                active: now,
-                partial: None,
-                stalled: None,
-            },
+            active: now,
+            watch: Watch::default(),
             eof: false,
             reason: None,
         }
     }
 
-    /// Parses what can be parsed of `bytes` and returns how much that was. Answers given meanwhile
-    /// are encoded straight into the output.
-    fn parse(&mut self, bytes: &[u8], now: Instant) -> usize {
-        self.mailbox.lend(self.id, self.last_id);
-        let mut used = 0;
-        for frames in 1.. {
-            // Answered calls count, and their bytes wait, until they are reclaimed.
-            if frames % RECLAIM_EVERY == 0 || !self.may_parse() {
-                self.reclaim(now);
-                if !self.may_parse() {
-                    break;
-                }
-                self.mailbox.lend(self.id, self.last_id);
-            }
-            let dropped = self.skip.min((bytes.len() - used) as u64);
-            self.skip -= dropped;
-            used += dropped as usize;
-            let rest = &bytes[used..];
-            let progress = match self.phase {
-                Phase::Sniff => self.sniff(rest, now),
-                Phase::Mux(_) => self.mux_frame(rest, now),
-                Phase::Legacy(dialect) => self.legacy_request(dialect, rest, now),
-                Phase::Linger { .. } | Phase::Reset | Phase::Closed => break,
-            };
-            match progress {
-                Progress::Used(n) => used += n,
-                Progress::Wait => break,
-            }
-        }
-        self.reclaim(now);
-        used
-    }
-
-    /// Takes over the answers given since `lend`.
-    fn reclaim(&mut self, now: Instant) {
-        let Self {
-            calls,
-            output,
-            mailbox,
-            ..
-        } = self;
-        let mut ended = None;
-        mailbox.reclaim(output.buffer(), |call, failed| {
-            calls.remove(call);
-            ended = Some(failed);
-        });
-        if let (Some(failed), Phase::Legacy(_)) = (ended, &self.phase) {
-            self.legacy_answered(failed, now);
+    /// Goes on with what had to wait, if it may.
+    fn resume(&mut self, now: Instant) {
+        if self.blocked && self.may_write() {
+            self.parse_inbox(now);
         }
     }
 
-    fn may_parse(&self) -> bool {
-        let open = matches!(self.phase, Phase::Sniff | Phase::Mux(_));
-        let room = (self.calls.len() as u64) < u64::from(self.settings.max_calls)
-            && self.output.len() <= self.settings.max_output;
-        (open && room) || (matches!(self.phase, Phase::Legacy(_)) && self.calls.is_empty())
+    /// A peer that does not take its answers gets no more of them.
+    fn may_write(&self) -> bool {
+        self.output.len() <= self.settings.max_output
     }
 
-    /// Parses what waits in the inbox: after more bytes came, or after the reason to wait is gone.
-    fn parse_inbox(&mut self, now: Instant) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        let used = self.parse(inbox.as_slice(), now);
-        inbox.consume(used);
-        self.inbox = inbox;
-        self.after_parse(used > 0, now);
+    fn is_open(&self) -> bool {
+        matches!(self.phase, Phase::Sniff | Phase::Mux(_) | Phase::Legacy(_))
     }
 
-    fn after_parse(&mut self, progress: bool, now: Instant) {
-        let waits_for_bytes = self.may_parse() && (!self.inbox.is_empty() || self.skip > 0);
-        self.timers.partial = match self.timers.partial {
-            Some(since) if waits_for_bytes && !progress => Some(since),
-            _ => waits_for_bytes.then_some(now),
+    /// What follows from whatever just happened. Every method that takes `now` ends here.
+    fn settle(&mut self, now: Instant) {
+        self.settle_end(now);
+        let begun = !self.inbox.is_empty() || self.skip > 0;
+        let reading = self.is_open() && !self.blocked && !self.eof && self.may_write();
+        self.watch.look(begun && reading, &self.output, now);
+    }
+
+    fn idle_until(&self) -> Option<Instant> {
+        let idle = self.calls.is_empty() && self.output.is_empty() && !self.watch.is_partial();
+        idle.then(|| self.active + self.settings.idle_timeout)
+    }
+
+    fn posted_answer(&mut self, call: u64, failed: bool, bytes: &[u8], now: Instant) {
+        self.active = now;
+        let Some(entry) = self.calls.remove(call) else {
+            return;
         };
-        self.mux_end_drain(now);
-        if self.eof {
-            self.after_eof(now);
+        if !entry.answered {
+            self.output.buffer().extend_from_slice(bytes);
+            self.legacy_answered(failed);
         }
-    }
-
-    fn sniff(&mut self, bytes: &[u8], now: Instant) -> Progress {
-        match sniff(bytes) {
-            Sniff::NeedMore => return Progress::Wait,
-            Sniff::Mux => self.begin_mux(now),
-            Sniff::Legacy(dialect) if self.settings.legacy => self.phase = Phase::Legacy(dialect),
-            Sniff::Legacy(_) => {
-                self.reset("the legacy wire, which is switched off here (legacy = on)")
-            }
-            Sniff::Http => {
-                self.reason = Some("an HTTP request".into());
-                self.output.buffer().extend_from_slice(HTTP_404);
-                self.linger(now);
-            }
-            Sniff::Unknown(what) => self.reset(what),
-        }
-        Progress::Used(0)
-    }
-
-    /// Sends FIN after what the output holds, and takes leave.
-    fn linger(&mut self, now: Instant) {
-        self.cancel_all();
-        let left = 4 * u64::from(self.settings.max_body);
-        self.phase = if self.eof {
-            Phase::Closed
-        } else {
-            Phase::Linger {
-                until: now + GRACE,
-                left,
-            }
-        };
-        self.inbox = Inbox::default();
-    }
-
-    fn reset(&mut self, reason: impl Into<Cow<'static, str>>) {
-        self.reason = Some(reason.into());
-        self.cancel_all();
-        self.phase = Phase::Reset;
-    }
-
-    fn cancel_all(&mut self) {
-        for (_, entry) in self.calls.drain() {
-            if let Some(cancel) = entry.cancel {
-                cancel.cancel();
-            }
-        }
-    }
-
-    fn after_eof(&mut self, now: Instant) {
-        match &self.phase {
-            Phase::Sniff | Phase::Linger { .. } => self.phase = Phase::Closed,
-            Phase::Mux(_) => self.mux_eof(now),
-            Phase::Legacy(_) => {
-                // A caller that shut down its side still wants its answer; without a call running
-                // it is gone.
-                if self.calls.is_empty() {
-                    self.phase = Phase::Closed;
-                }
-            }
-            Phase::Reset | Phase::Closed => {}
-        }
-    }
-
-    /// Notes how the output moves: only a peer that takes nothing at all is stalled.
-    fn watch_output(&mut self, now: Instant) {
-        let sent = self.output.sent_in_all();
-        self.timers.stalled = match self.timers.stalled {
-            _ if self.output.is_empty() => None,
-            Some((since, before)) if before == sent => Some((since, before)),
-            _ => Some((now, sent)),
-        };
-    }
-
-    fn idle(&self) -> bool {
-        self.calls.is_empty() && self.output.is_empty() && self.timers.partial.is_none()
     }
 }
 
 impl Connection for ServerConnection {
     fn receive(&mut self, bytes: &[u8], now: Instant) {
-        self.timers.active = now;
-        if let Phase::Linger { left, .. } = &mut self.phase {
-            *left = left.saturating_sub(bytes.len() as u64);
-            if *left == 0 {
-                self.phase = Phase::Closed;
-            }
-            return;
-        }
-        if self.inbox.is_empty() {
+        self.active = now;
+        if let Phase::Linger(farewell) = &mut self.phase {
+            farewell.drop_bytes(bytes.len());
+        } else if self.inbox.is_empty() {
             let used = self.parse(bytes, now);
-            if !matches!(
-                self.phase,
-                Phase::Linger { .. } | Phase::Reset | Phase::Closed
-            ) {
+            if self.is_open() {
                 self.inbox.push(&bytes[used..]);
             }
-            self.after_parse(used > 0, now);
         } else {
             self.inbox.push(bytes);
             self.parse_inbox(now);
         }
+        self.settle(now);
     }
 
     fn eof(&mut self, now: Instant) {
         self.eof = true;
-        if self.inbox.is_empty() || !self.may_parse() {
-            self.after_eof(now);
-        } else {
-            self.parse_inbox(now);
-        }
+        self.settle(now);
     }
 
     fn lost(&mut self, _error: &io::Error, _now: Instant) {
@@ -343,11 +215,13 @@ impl Connection for ServerConnection {
     fn post(&mut self, command: Command, bytes: &[u8], now: Instant) {
         match command {
             Command::Answer { call, failed } => self.posted_answer(call, failed, bytes, now),
-            Command::Drain => self.drain(now),
-            Command::Close(reason) => self.close(reason, now),
+            Command::Drain => self.start_drain(now),
+            Command::Close(reason) => self.close(reason),
             // Nothing else is posted to a server's connection.
             Command::Start { .. } | Command::Cancel(_) | Command::Custom(_) => {}
         }
+        self.resume(now);
+        self.settle(now);
     }
 
     fn output(&mut self) -> &mut Output {
@@ -355,20 +229,19 @@ impl Connection for ServerConnection {
     }
 
     fn written(&mut self, now: Instant) {
-        self.watch_output(now);
-        // The peer takes answers again: go on with what it asked meanwhile.
-        if !self.inbox.is_empty() && self.timers.partial.is_none() && self.may_parse() {
-            self.parse_inbox(now);
-        }
+        self.resume(now);
+        self.settle(now);
     }
 
     fn wants_read(&self) -> bool {
         match self.phase {
-            Phase::Sniff | Phase::Mux(_) => self.may_parse(),
-            // A legacy connection is read while its call runs, to learn of a reset; but no
-            // further than one request ahead.
-            Phase::Legacy(_) => self.inbox.len() <= self.settings.max_output,
-            Phase::Linger { .. } => true,
+            Phase::Sniff | Phase::Mux(_) => !self.blocked && self.may_write(),
+            // Read on while a call runs, to learn of a reset, but not for ever.
+            Phase::Legacy(_) => {
+                self.may_write()
+                    && (!self.blocked || self.inbox.len() <= self.settings.max_header as usize)
+            }
+            Phase::Linger(_) => true,
             Phase::Reset | Phase::Closed => false,
         }
     }
@@ -376,102 +249,41 @@ impl Connection for ServerConnection {
     fn intent(&self) -> Intent {
         match self.phase {
             Phase::Sniff | Phase::Mux(_) | Phase::Legacy(_) => Intent::Open,
-            Phase::Linger { .. } => Intent::ShutDown,
+            Phase::Linger(_) => Intent::ShutDown,
             Phase::Reset => Intent::Reset,
             Phase::Closed => Intent::Close,
         }
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let timers = &self.timers;
-        let limit = self.settings.request_timeout;
-        let phase = match &self.phase {
-            Phase::Linger { until, .. } => Some(*until),
-            Phase::Mux(state) => state.next_timeout(),
-            _ => None,
+        let own = match (&self.phase, self.drain) {
+            (Phase::Reset | Phase::Closed, _) => return None,
+            (Phase::Linger(farewell), _) => farewell.due(),
+            (_, Drain::Announced(until)) => self.idle_until().into_iter().chain([until]).min(),
+            _ => self.idle_until(),
         };
-        let idle = self
-            .idle()
-            .then(|| timers.active + self.settings.idle_timeout);
-        let stalled = timers.stalled.map(|(since, _)| since + limit);
-        let partial = timers.partial.map(|since| since + limit);
-        [phase, idle, stalled, partial].into_iter().flatten().min()
+        let watch = self.watch.due(self.settings.request_timeout);
+        own.into_iter().chain(watch).min()
     }
 
     fn timeout(&mut self, now: Instant) {
-        self.watch_output(now);
-        let limit = self.settings.request_timeout;
-        let over = |since: Instant| now >= since + limit;
-        if let Phase::Linger { until, .. } = self.phase {
-            if now >= until {
-                self.phase = Phase::Closed;
+        match self.watch.late(self.settings.request_timeout, now) {
+            Some(Late::Output) => self.reset("the peer takes no answers (request_timeout)"),
+            Some(Late::Frame) => self.close("request not complete in time (request_timeout)"),
+            None if !self.is_open() => {}
+            None if self.idle_until().is_some_and(|until| now >= until) => {
+                self.close("idle (idle_timeout)");
             }
-        } else if self.timers.stalled.is_some_and(|(since, _)| over(since)) {
-            self.reset("the peer takes no answers (request_timeout)");
-        } else if self.timers.partial.is_some_and(over) {
-            self.close("request not complete in time (request_timeout)", now);
-        } else if self.idle() && now >= self.timers.active + self.settings.idle_timeout {
-            self.close("idle (idle_timeout)", now);
-        } else {
-            self.mux_timeout(now);
+            None => {
+                if matches!(self.drain, Drain::Announced(until) if now >= until) {
+                    self.finish_drain();
+                }
+            }
         }
+        self.settle(now);
     }
 
     fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 }
-
-impl ServerConnection {
-    fn posted_answer(&mut self, call: u64, failed: bool, bytes: &[u8], now: Instant) {
-        self.timers.active = now;
-        let Some(entry) = self.calls.remove(call) else {
-            return;
-        };
-        if !entry.answered {
-            self.output.buffer().extend_from_slice(bytes);
-            if matches!(self.phase, Phase::Legacy(_)) {
-                self.legacy_answered(failed, now);
-            }
-        }
-        self.after_answer(now);
-    }
-
-    /// A call ended: go on with what had to wait for that.
-    fn after_answer(&mut self, now: Instant) {
-        self.mux_end_drain(now);
-        if !self.inbox.is_empty() && self.timers.partial.is_none() && self.may_parse() {
-            self.parse_inbox(now);
-        } else if self.eof {
-            self.after_eof(now);
-        }
-    }
-
-    fn drain(&mut self, now: Instant) {
-        match self.phase {
-            Phase::Sniff => self.close("draining", now),
-            Phase::Mux(_) => self.mux_drain(now),
-            // A running legacy call is answered, which ends the connection.
-            Phase::Legacy(_) if self.calls.is_empty() => self.close("draining", now),
-            _ => {}
-        }
-    }
-
-    /// Ends the connection in the way of its wire.
-    fn close(&mut self, reason: &'static str, now: Instant) {
-        self.reason.get_or_insert(Cow::Borrowed(reason));
-        match self.phase {
-            Phase::Sniff if self.inbox.is_empty() => self.linger(now),
-            // An empty reply would look like a message of defaults to a C++ caller.
-            Phase::Sniff | Phase::Legacy(_) => self.reset(reason),
-            Phase::Mux(_) => self.goodbye(reason, now),
-            Phase::Linger { .. } | Phase::Reset | Phase::Closed => {}
-        }
-    }
-}
-
-/// Frames after which answers are taken over in the middle of a read, so that their bytes count
-/// towards `max_output`.
-const RECLAIM_EVERY: u32 = 64;
-
-const HTTP_404: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{GRACE, Phase, Progress, ServerConnection};
+use super::{Drain, Phase, ServerConnection, parse::Progress};
 use crate::{
     connection::{Body, Incoming, Metadata, Ticket, call::append_failure},
     status::{Code, Status},
@@ -20,28 +20,9 @@ pub(super) struct State {
     /// The largest response that the caller takes; none until its Hello came.
     peer_max_body: Option<u32>,
     /// The caller said that it will open no more calls.
-    leaving: bool,
-    drain: Drain,
+    pub(super) leaving: bool,
     /// Pings that may still come before they come too fast, and since when.
     pings: (u32, Instant),
-}
-
-/// The two steps of a drain.
-enum Drain {
-    No,
-    /// "Open no more calls" is out; calls on their way still count, until the Pong or this time.
-    Announced(Instant),
-    /// The last id is told; requests that come now are ignored.
-    Final,
-}
-
-impl State {
-    pub(super) fn next_timeout(&self) -> Option<Instant> {
-        match self.drain {
-            Drain::Announced(until) => Some(until),
-            Drain::No | Drain::Final => None,
-        }
-    }
 }
 
 impl ServerConnection {
@@ -57,13 +38,14 @@ impl ServerConnection {
             max_calls: settings.max_calls,
         };
         hello.write(self.output.buffer());
-        let pings = (PING_BURST, now);
         self.phase = Phase::Mux(State {
             peer_max_body: None,
             leaving: false,
-            drain: Drain::No,
-            pings,
+            pings: (PING_BURST, now),
         });
+        if self.drains() {
+            self.announce_drain();
+        }
     }
 
     /// Handles the frame at the front of `bytes`, if it is complete or can be refused already.
@@ -71,47 +53,63 @@ impl ServerConnection {
         let header = match Header::decode(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return Progress::Wait,
-            Err(error) => return self.violation(error.0, now),
+            Err(error) => return self.violation(error.0),
         };
         let kind = Kind::from_wire(header.kind);
-        if (kind == Some(Kind::Hello)) == self.state().peer_max_body.is_some() {
-            let text = if kind == Some(Kind::Hello) {
-                "a second Hello"
-            } else {
-                "the first frame is no Hello"
-            };
-            return self.violation(text, now);
+        if let Err(what) = self.check_order(kind, header.call_id) {
+            return self.violation(what);
         }
-        if kind == Some(Kind::Response) {
-            return self.violation("a Response to a server", now);
+        if u64::from(header.body_len) > 4 * u64::from(self.settings.max_body) {
+            return self.violation("a frame over 4 times max_body");
         }
-        let opens = match kind {
-            Some(Kind::Request) => true,
-            // Without a call of its own a Data frame is answered like one.
-            Some(Kind::Data) => header.call_id > self.last_id,
-            _ => false,
-        };
-        if opens && (header.call_id <= self.last_id || header.call_id == mux::EVERY_CALL) {
-            return self.violation("a call id that does not rise", now);
-        }
-        let (meta_len, body_len) = (header.meta_len as usize, header.body_len as usize);
         if let Some(refusal) = self.refusal(kind, &header) {
-            return self.refuse(opens, &header, refusal, now);
+            return self.refuse(kind, &header, refusal);
         }
-        let Some(frame) = bytes.get(HEADER_LEN..HEADER_LEN + meta_len + body_len) else {
+        // Pings, Cancels and the like pass while calls are many; a Request waits.
+        let full = self.calls.len() as u64 >= u64::from(self.settings.max_calls);
+        if full && kind == Some(Kind::Request) && !self.ignores_requests() {
+            return Progress::Blocked;
+        }
+        let len = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
+        let Some(frame) = bytes.get(HEADER_LEN..len) else {
             return Progress::Wait;
         };
-        let (meta, body) = frame.split_at(meta_len);
+        let (meta, body) = frame.split_at(header.meta_len as usize);
         match kind {
-            Some(Kind::Hello) => return self.hello(meta, frame.len(), now),
+            Some(Kind::Hello) => match Hello::decode(meta) {
+                // Zero means "not stated".
+                Ok(hello) => {
+                    let stated = Some(hello.max_body).filter(|&max| max > 0);
+                    self.state().peer_max_body = Some(stated.unwrap_or(u32::MAX));
+                }
+                Err(error) => return self.violation(format!("the Hello: {error}")),
+            },
             Some(Kind::Request) => self.request(&header, meta, body, now),
-            Some(Kind::Cancel) => self.cancel(header.call_id, now),
-            Some(Kind::Ping) => self.ping(body, now),
-            Some(Kind::Pong) => self.drain_final(),
+            Some(Kind::Cancel) => self.cancel(header.call_id),
+            Some(Kind::Ping) => return self.ping(body, len, now),
+            Some(Kind::Pong) => {
+                if let Drain::Announced(_) = self.drain {
+                    self.finish_drain();
+                }
+            }
             Some(Kind::GoAway) => self.state().leaving = true,
             Some(Kind::Response | Kind::Data) | None => {}
         }
-        Progress::Used(HEADER_LEN + frame.len())
+        Progress::Used(len)
+    }
+
+    /// Whether a frame may come now, whatever is in it.
+    fn check_order(&mut self, kind: Option<Kind>, call_id: u64) -> Result<(), &'static str> {
+        match (kind, self.state().peer_max_body) {
+            (Some(Kind::Hello), Some(_)) => Err("a second Hello"),
+            (Some(Kind::Hello), None) => Ok(()),
+            (_, None) => Err("the first frame is no Hello"),
+            (Some(Kind::Response), _) => Err("a Response to a server"),
+            (Some(Kind::Request), _) if call_id <= self.last_id || call_id == mux::EVERY_CALL => {
+                Err("a call id that does not rise")
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Why a frame is not taken, as far as its header tells; `None` if it is.
@@ -134,38 +132,28 @@ impl ServerConnection {
         streamed.then(|| Status::unimplemented("streaming is not part of version 1"))
     }
 
-    fn refuse(&mut self, opens: bool, header: &Header, refusal: Status, now: Instant) -> Progress {
-        if u64::from(header.body_len) > 4 * u64::from(self.settings.max_body) {
-            return self.violation("a frame over 4 times max_body", now);
-        }
-        if Kind::from_wire(header.kind) == Some(Kind::Hello) {
-            return self.violation("a Hello over the limits", now);
-        }
-        if opens {
-            self.last_id = header.call_id;
-            if !self.ignores_requests() {
-                append_failure(self.output.buffer(), header.call_id, &refusal);
+    /// Answers what opens a call, and lets the frame's bytes pass.
+    fn refuse(&mut self, kind: Option<Kind>, header: &Header, refusal: Status) -> Progress {
+        let call = header.call_id;
+        let opens = match kind {
+            Some(Kind::Hello) => return self.violation("a Hello over the limits"),
+            Some(Kind::Request) => true,
+            // Behind a Request of its own, which was answered, a Data frame needs no answer.
+            Some(Kind::Data) => {
+                refusal.code() == Code::Unimplemented
+                    && call > self.last_id
+                    && call != mux::EVERY_CALL
             }
+            _ => false,
+        };
+        if kind == Some(Kind::Request) {
+            self.last_id = call;
+        }
+        if opens && !self.ignores_requests() {
+            append_failure(self.output.buffer(), call, &refusal);
         }
         self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
         Progress::Used(HEADER_LEN)
-    }
-
-    fn hello(&mut self, meta: &[u8], len: usize, now: Instant) -> Progress {
-        match Hello::decode(meta) {
-            Ok(hello) if hello.version > 0 => {
-                // Zero means "not stated".
-                let max = if hello.max_body == 0 {
-                    u32::MAX
-                } else {
-                    hello.max_body
-                };
-                self.state().peer_max_body = Some(max);
-                Progress::Used(HEADER_LEN + len)
-            }
-            Ok(_) => self.violation("a Hello without a version", now),
-            Err(_) => self.violation("a Hello that cannot be decoded", now),
-        }
     }
 
     fn request(&mut self, header: &Header, meta: &[u8], body: &[u8], now: Instant) {
@@ -200,116 +188,48 @@ impl ServerConnection {
 
     /// Answers CANCELLED at once. The entry stays until the handler ends: it is the running
     /// handlers that `max_calls` is there to bound.
-    fn cancel(&mut self, call: u64, now: Instant) {
-        self.reclaim(now);
-        self.mailbox.lend(self.id, self.last_id);
+    fn cancel(&mut self, call: u64) {
+        // What was answered is answered; what answers from now on does so by a post.
+        self.reclaim();
+        self.lend();
         let Some(entry) = self.calls.get_mut(call) else {
             return;
         };
+        let cancel = entry.cancel.take();
         if !std::mem::replace(&mut entry.answered, true) {
-            append_failure(
-                self.output.buffer(),
-                call,
-                &Status::new(Code::Cancelled, "cancelled by the caller"),
-            );
+            let status = Status::cancelled("cancelled by the caller");
+            append_failure(self.output.buffer(), call, &status);
         }
-        if let Some(cancel) = entry.cancel.take() {
+        if let Some(cancel) = cancel {
             cancel.cancel();
         }
     }
 
-    fn ping(&mut self, body: &[u8], now: Instant) {
+    fn ping(&mut self, body: &[u8], len: usize, now: Instant) -> Progress {
         let interval = self.settings.min_ping_interval;
         let (left, since) = &mut self.state().pings;
         if now.duration_since(*since) >= interval {
             (*left, *since) = (PING_BURST, now);
         }
         if *left == 0 {
-            self.violation("too many pings", now);
-        } else {
-            *left -= 1;
-            mux::write_control(self.output.buffer(), Kind::Pong, 0, body);
+            return self.violation("too many pings");
         }
+        *left -= 1;
+        mux::write_control(self.output.buffer(), Kind::Pong, 0, body);
+        Progress::Used(len)
     }
 
-    fn violation(&mut self, what: impl Into<Cow<'static, str>>, now: Instant) -> Progress {
+    fn violation(&mut self, what: impl Into<Cow<'static, str>>) -> Progress {
+        // Answers that were given before it go out before the GoAway.
+        self.reclaim();
         let what = what.into();
-        self.reason = Some(what.clone());
-        self.goodbye(&what, now);
+        self.goodbye(&what);
+        self.reason = Some(what);
         Progress::Used(0)
     }
 
-    /// Ends a mux connection: GoAway with the reason, then FIN.
-    pub(super) fn goodbye(&mut self, reason: &str, now: Instant) {
-        self.reclaim(now);
-        mux::write_control(
-            self.output.buffer(),
-            Kind::GoAway,
-            self.last_id,
-            reason.as_bytes(),
-        );
-        self.linger(now);
-    }
-
-    pub(super) fn mux_eof(&mut self, now: Instant) {
-        if !self.state().leaving || self.calls.is_empty() {
-            self.goodbye("the caller closed", now);
-        }
-    }
-
-    pub(super) fn mux_drain(&mut self, now: Instant) {
-        if matches!(self.state().drain, Drain::No) {
-            self.state().drain = Drain::Announced(now + GRACE);
-            mux::write_control(
-                self.output.buffer(),
-                Kind::GoAway,
-                mux::EVERY_CALL,
-                b"draining",
-            );
-            mux::write_control(self.output.buffer(), Kind::Ping, 0, b"draining");
-        }
-    }
-
-    fn drain_final(&mut self) {
-        if matches!(self.state().drain, Drain::Announced(_)) {
-            self.state().drain = Drain::Final;
-            mux::write_control(
-                self.output.buffer(),
-                Kind::GoAway,
-                self.last_id,
-                b"draining",
-            );
-        }
-    }
-
-    /// Closes a drained connection once its last call is answered.
-    pub(super) fn mux_end_drain(&mut self, now: Instant) {
-        if matches!(
-            self.phase,
-            Phase::Mux(State {
-                drain: Drain::Final,
-                ..
-            })
-        ) && self.calls.is_empty()
-        {
-            self.linger(now);
-        }
-    }
-
-    pub(super) fn mux_timeout(&mut self, now: Instant) {
-        if let Phase::Mux(State {
-            drain: Drain::Announced(until),
-            ..
-        }) = self.phase
-            && now >= until
-        {
-            self.drain_final();
-            self.mux_end_drain(now);
-        }
-    }
-
-    fn ignores_requests(&mut self) -> bool {
-        matches!(self.state().drain, Drain::Final)
+    fn ignores_requests(&self) -> bool {
+        matches!(self.drain, Drain::Final(_))
     }
 
     fn state(&mut self) -> &mut State {

@@ -1,0 +1,101 @@
+//! A client's connection in a reactor: calls come by post, outcomes go to their completions.
+
+use std::{io, time::Instant};
+
+use super::{ClientConnection, Start};
+use crate::{
+    connection::{
+        Command, Connection, Intent,
+        call::{Completion, Outcome},
+    },
+    wire::{Wire, buf::Output},
+};
+
+impl Connection for ClientConnection<Box<dyn Completion>> {
+    fn connected(&mut self, _now: Instant) {
+        Self::connected(self);
+        self.tell();
+    }
+
+    fn receive(&mut self, bytes: &[u8], now: Instant) {
+        Self::receive(self, bytes, now, &mut run);
+        self.tell();
+    }
+
+    fn eof(&mut self, _now: Instant) {
+        Self::eof(self, &mut run);
+        self.tell();
+    }
+
+    fn lost(&mut self, error: &io::Error, _now: Instant) {
+        Self::lost(self, error, &mut run);
+        self.tell();
+    }
+
+    fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
+        match command {
+            Command::Start {
+                tag,
+                deadline,
+                empty_ok,
+                done,
+            } => {
+                let start = Start {
+                    tag,
+                    deadline,
+                    empty_ok,
+                    done,
+                };
+                let mux = self.wire == Wire::Mux;
+                self.start(
+                    start,
+                    |done, id, out| {
+                        let at = out.len();
+                        out.extend_from_slice(done.frame());
+                        if mux {
+                            out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
+                        }
+                    },
+                    &mut run,
+                );
+            }
+            Command::Cancel(tag) => self.cancel(tag, &mut run),
+            Command::Close(reason) => self.close(reason, &mut run),
+            Command::Drain => self.leave(),
+            // Nothing else is posted to a client's connection.
+            Command::Answer { .. } | Command::Custom(_) => {}
+        }
+        self.look(now);
+        self.tell();
+    }
+
+    fn output(&mut self) -> &mut Output {
+        Self::output(self)
+    }
+
+    fn written(&mut self, now: Instant) {
+        Self::written(self, now);
+        self.tell();
+    }
+
+    fn intent(&self) -> Intent {
+        Self::intent(self)
+    }
+
+    fn next_timeout(&self) -> Option<Instant> {
+        Self::next_timeout(self)
+    }
+
+    fn timeout(&mut self, now: Instant) {
+        Self::timeout(self, now, &mut run);
+        self.tell();
+    }
+
+    fn reason(&self) -> Option<&str> {
+        self.reason.as_deref()
+    }
+}
+
+fn run(done: Box<dyn Completion>, outcome: Outcome<'_>) {
+    done.complete(outcome);
+}

@@ -1,0 +1,127 @@
+//! From bytes to frames: what is complete is acted on, the rest waits in the inbox.
+
+use std::time::Instant;
+
+use super::{Phase, ServerConnection};
+use crate::wire::decoder::{Sniff, sniff};
+
+/// How far a look at the bytes got.
+pub(super) enum Progress {
+    /// This many bytes were used; look again.
+    Used(usize),
+    /// More bytes are needed.
+    Wait,
+    /// A call has to end first.
+    Blocked,
+}
+
+impl ServerConnection {
+    /// Acts on what is complete in `bytes` and returns how much that was. Answers given meanwhile
+    /// are encoded straight into the output.
+    pub(super) fn parse(&mut self, bytes: &[u8], now: Instant) -> usize {
+        self.lend();
+        let mut used = 0;
+        self.blocked = false;
+        for frames in 1_u32.. {
+            // Answers' bytes count towards `max_output` only once they are taken over.
+            if frames.is_multiple_of(RECLAIM_EVERY) {
+                self.reclaim();
+                self.lend();
+            }
+            used += self.skip(bytes.len() - used);
+            let rest = &bytes[used..];
+            let progress = match self.phase {
+                Phase::Linger(_) | Phase::Reset | Phase::Closed => break,
+                _ if !self.may_write() => Progress::Blocked,
+                Phase::Sniff => self.sniff(rest, now),
+                Phase::Mux(_) => self.mux_frame(rest, now),
+                Phase::Legacy(dialect) => self.legacy_request(dialect, rest, now),
+            };
+            match progress {
+                Progress::Used(n) => {
+                    used += n;
+                    if n > 0 && self.skip == 0 {
+                        self.watch.frame_complete();
+                    }
+                }
+                Progress::Wait => break,
+                Progress::Blocked if self.reclaim() => self.lend(),
+                Progress::Blocked => {
+                    self.blocked = true;
+                    break;
+                }
+            }
+        }
+        self.reclaim();
+        used
+    }
+
+    /// Parses what waits in the inbox: more bytes came, or the reason to wait is gone.
+    pub(super) fn parse_inbox(&mut self, now: Instant) {
+        let mut inbox = std::mem::take(&mut self.inbox);
+        let used = self.parse(inbox.as_slice(), now);
+        if self.is_open() {
+            inbox.consume(used);
+            self.inbox = inbox;
+        }
+    }
+
+    /// Drops the bytes of a refused frame that are among the next `n`.
+    fn skip(&mut self, n: usize) -> usize {
+        let dropped = self.skip.min(n as u64);
+        self.skip -= dropped;
+        if dropped > 0 && self.skip == 0 {
+            self.watch.frame_complete();
+        }
+        dropped as usize
+    }
+
+    /// From here on inline handlers answer new calls into the mailbox's own buffer.
+    pub(super) fn lend(&self) {
+        self.mailbox.lend(self.id, self.last_id);
+    }
+
+    /// Takes over the answers given since `lend`. Returns whether there were any.
+    pub(super) fn reclaim(&mut self) -> bool {
+        let Self {
+            calls,
+            output,
+            mailbox,
+            ..
+        } = self;
+        let (mut ended, mut tokens) = (None, Vec::new());
+        mailbox.reclaim(output.buffer(), |call, failed| {
+            // Hooks of a token may own another call's ticket, which answers through the mailbox
+            // when it is dropped: that must not happen under the mailbox's lock.
+            tokens.extend(calls.remove(call).and_then(|entry| entry.cancel));
+            ended = Some(failed);
+        });
+        if let Some(failed) = ended {
+            self.legacy_answered(failed);
+        }
+        ended.is_some()
+    }
+
+    fn sniff(&mut self, bytes: &[u8], now: Instant) -> Progress {
+        match sniff(bytes) {
+            Sniff::NeedMore => return Progress::Wait,
+            Sniff::Mux => self.begin_mux(now),
+            Sniff::Legacy(dialect) if self.settings.legacy => self.phase = Phase::Legacy(dialect),
+            Sniff::Legacy(_) => {
+                self.reset("the legacy wire, which is switched off here (legacy = on)");
+            }
+            Sniff::Http => {
+                self.reason = Some("an HTTP request".into());
+                self.output.buffer().extend_from_slice(HTTP_404);
+                self.linger();
+            }
+            Sniff::Unknown(what) => self.reset(what),
+        }
+        Progress::Used(0)
+    }
+}
+
+/// Frames after which answers are taken over in the middle of a read.
+const RECLAIM_EVERY: u32 = 64;
+
+const HTTP_404: &[u8] = b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
