@@ -2,11 +2,7 @@
 
 fn main() {
     protoc_gen_mprpc::build::compile(
-        &[
-            "../proto/user.proto",
-            "../proto/friend.proto",
-            "proto/echo.proto",
-        ],
+        &["../proto/user.proto", "../proto/friend.proto", "proto/echo.proto"],
         &["../proto", "proto"],
     )
     .expect("the tests' protos");

@@ -100,11 +100,7 @@ impl MprpcApplication {
     /// # Errors
     /// ZooKeeper is required and cannot be reached.
     pub fn registry(&self) -> Result<Arc<dyn Registry>, Error> {
-        let mut slot = self
-            .0
-            .registry
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut slot = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(registry) = &*slot {
             return Ok(registry.clone());
         }
@@ -138,10 +134,7 @@ impl MprpcApplication {
         if let Some(pool) = self.0.clients.get() {
             return Ok(pool);
         }
-        let options = ReactorOptions {
-            spin: self.settings().spin_us,
-            ..Default::default()
-        };
+        let options = ReactorOptions { spin: self.settings().spin_us, ..Default::default() };
         let pool = reactor::Pool::start("mprpc-client", CLIENT_REACTORS, &options)?;
         // A second thread may have been faster; then this pool ends at once.
         Ok(self.0.clients.get_or_init(|| pool))
@@ -150,9 +143,7 @@ impl MprpcApplication {
 
 impl fmt::Debug for MprpcApplication {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("MprpcApplication")
-            .field("instance", &self.0.instance)
-            .finish_non_exhaustive()
+        f.debug_struct("MprpcApplication").field("instance", &self.0.instance).finish_non_exhaustive()
     }
 }
 
@@ -196,23 +187,9 @@ fn direct_endpoints(settings: &Settings) -> Vec<Endpoint> {
         Protocol::LegacyVarint => Wire::Legacy(Dialect::Varint),
     };
     let own = [settings.server_addr()];
-    let addrs = if settings.peers.is_empty() {
-        &own
-    } else {
-        &settings.peers[..]
-    };
-    let endpoint = |addr: &_| Endpoint {
-        addr: *addr,
-        wire,
-        weight: 100,
-        draining: false,
-        methods: None,
-    };
-    addrs
-        .iter()
-        .filter(|addr| addr.port() != 0)
-        .map(endpoint)
-        .collect()
+    let addrs = if settings.peers.is_empty() { &own } else { &settings.peers[..] };
+    let endpoint = |addr: &_| Endpoint { addr: *addr, wire, weight: 100, draining: false, methods: None };
+    addrs.iter().filter(|addr| addr.port() != 0).map(endpoint).collect()
 }
 
 /// One reactor moves several hundred thousand calls a second; more would only split the batches.

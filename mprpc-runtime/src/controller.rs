@@ -93,18 +93,12 @@ impl MprpcController {
 
     /// Why the last call failed; empty if it did not.
     pub fn error_text(&self) -> String {
-        self.lock()
-            .failure
-            .as_ref()
-            .map_or_else(String::new, |(_, text)| text.clone())
+        self.lock().failure.as_ref().map_or_else(String::new, |(_, text)| text.clone())
     }
 
     /// The code that the last call ended with.
     pub fn code(&self) -> Code {
-        self.lock()
-            .failure
-            .as_ref()
-            .map_or(Code::Ok, |(code, _)| *code)
+        self.lock().failure.as_ref().map_or(Code::Ok, |(code, _)| *code)
     }
 
     /// Marks the call as failed, as C++ code does.
@@ -145,10 +139,7 @@ impl MprpcController {
 
     pub(crate) fn record<T>(&self, result: &Result<T, Error>, extras: ReplyExtras) {
         let mut outcome = self.lock();
-        outcome.failure = result
-            .as_ref()
-            .err()
-            .map(|error| (error.code(), error.to_string()));
+        outcome.failure = result.as_ref().err().map(|error| (error.code(), error.to_string()));
         outcome.extras = extras;
     }
 
@@ -181,8 +172,7 @@ impl Controller {
 
     /// The time left until the deadline, zero once it has passed.
     pub fn remaining(&self) -> Option<Duration> {
-        self.deadline
-            .map(|deadline| deadline.saturating_duration_since(Instant::now()))
+        self.deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
     /// The address of the caller; `None` for a caller in this process.

@@ -45,11 +45,7 @@ impl ServiceDescriptor {
         name: &'static str,
         methods: &'static [MethodDescriptor],
     ) -> Self {
-        Self {
-            full_name,
-            name,
-            methods,
-        }
+        Self { full_name, name, methods }
     }
 }
 
@@ -117,11 +113,7 @@ impl From<&ServiceDescriptor> for ServiceName {
         Self {
             full: descriptor.full_name.to_owned(),
             short: descriptor.name.to_owned(),
-            methods: descriptor
-                .methods
-                .iter()
-                .map(|method| method.name.to_owned())
-                .collect(),
+            methods: descriptor.methods.iter().map(|method| method.name.to_owned()).collect(),
         }
     }
 }

@@ -78,11 +78,7 @@ impl Error {
 
     /// The exit status that a program should end with: 2 for its configuration, else 1.
     pub fn exit_code(&self) -> u8 {
-        if matches!(self, Self::Config(_)) {
-            2
-        } else {
-            1
-        }
+        if matches!(self, Self::Config(_)) { 2 } else { 1 }
     }
 }
 
@@ -130,13 +126,7 @@ impl fmt::Display for CallError {
             write!(f, " at {peer}")?;
         }
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        write!(
-            f,
-            ", attempt {}, {:.1} of {:.0} ms",
-            self.attempt,
-            ms(self.elapsed),
-            ms(self.allowed)
-        )?;
+        write!(f, ", attempt {}, {:.1} of {:.0} ms", self.attempt, ms(self.elapsed), ms(self.allowed))?;
         if self.ran == Ran::No {
             f.write_str(", did not run")?;
         }

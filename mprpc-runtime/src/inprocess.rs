@@ -29,9 +29,7 @@ impl InProcessChannel {
     /// A channel to one service.
     pub fn new(service: impl Service + 'static) -> Self {
         let mut table = ServiceTable::default();
-        table
-            .add(Arc::new(service), true)
-            .expect("an empty table takes any service");
+        table.add(Arc::new(service), true).expect("an empty table takes any service");
         Self(Arc::new(table))
     }
 }
@@ -40,9 +38,7 @@ impl RpcChannel for InProcessChannel {
     fn call_method(&self, call: Call<'_>, done: Done) {
         let began = Instant::now();
         let (method, allowed) = (call.method, call.timeout(DEFAULT_TIMEOUT));
-        let error = move |status, ran| -> Error {
-            call_error(method, status, ran, began.elapsed(), allowed)
-        };
+        let error = move |status, ran| -> Error { call_error(method, status, ran, began.elapsed(), allowed) };
         let Some(route) = self.0.find(Wire::Mux, method.service, method.name) else {
             let text = format!("{} is not served here", method.path());
             return done(Err(error(Status::unimplemented(text), Ran::No)));
@@ -50,18 +46,14 @@ impl RpcChannel for InProcessChannel {
         let mut request = Vec::new();
         call.request.compute_size_dyn();
         if let Err(wrong) = append_message(call.request, &mut request) {
-            return done(Err(error(
-                Status::invalid_argument(wrong.to_string()),
-                Ran::No,
-            )));
+            return done(Err(error(Status::invalid_argument(wrong.to_string()), Ran::No)));
         }
         let deadline = began + allowed;
         let ticket = Ticket::local(move |outcome| {
             done(match outcome {
-                Ok(_) if Instant::now() >= deadline => Err(error(
-                    Status::deadline_exceeded("the handler took too long"),
-                    Ran::Maybe,
-                )),
+                Ok(_) if Instant::now() >= deadline => {
+                    Err(error(Status::deadline_exceeded("the handler took too long"), Ran::Maybe))
+                }
                 Ok(received) => Ok(received),
                 Err(failure) => Err(error(failure.status, failure.ran)),
             });

@@ -42,27 +42,10 @@ struct State<T> {
 }
 
 impl<T> Pending<T> {
-    pub(crate) fn new(
-        method: &'static MethodDescriptor,
-        cancel: CancelToken,
-        allowed: Duration,
-    ) -> Self {
-        let state = State {
-            result: None,
-            ended: false,
-            waker: None,
-        };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
-        Self {
-            shared,
-            cancel,
-            method,
-            began: Instant::now(),
-            allowed,
-        }
+    pub(crate) fn new(method: &'static MethodDescriptor, cancel: CancelToken, allowed: Duration) -> Self {
+        let state = State { result: None, ended: false, waker: None };
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
+        Self { shared, cancel, method, began: Instant::now(), allowed }
     }
 
     pub(crate) fn shared(&self) -> Arc<Shared<T>> {
@@ -106,13 +89,7 @@ impl<T> Pending<T> {
 
     fn late(&self) -> Error {
         let status = Status::deadline_exceeded("the channel did not end the call in time");
-        call_error(
-            self.method,
-            status,
-            Ran::Maybe,
-            self.began.elapsed(),
-            self.allowed,
-        )
+        call_error(self.method, status, Ran::Maybe, self.began.elapsed(), self.allowed)
     }
 }
 

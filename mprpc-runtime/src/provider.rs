@@ -48,11 +48,7 @@ pub struct RpcProvider {
 impl RpcProvider {
     /// A provider on the address that the configuration says.
     pub fn new(app: &MprpcApplication) -> Self {
-        Self {
-            app: app.clone(),
-            table: ServiceTable::default(),
-            addr: app.settings().server_addr(),
-        }
+        Self { app: app.clone(), table: ServiceTable::default(), addr: app.settings().server_addr() }
     }
 
     /// Binds `addr` instead of the configuration's address.
@@ -111,27 +107,18 @@ impl RpcProvider {
     /// As `run`, but for the end.
     pub fn start(self) -> Result<RunningProvider, Error> {
         if self.table.is_empty() {
-            return Err(Error::Usage(
-                "a provider needs a service: call notify_service before run".into(),
-            ));
+            return Err(Error::Usage("a provider needs a service: call notify_service before run".into()));
         }
         let settings = self.app.settings();
         let threads = |error| Error::Io("cannot start the provider's threads".into(), error);
         let acceptor = Acceptor::bind(self.addr, BACKLOG)?;
         let addr = acceptor.local_addr();
         let max_connections = raise_descriptor_limit(settings.max_connections);
-        let options = ReactorOptions {
-            spin: settings.spin_us,
-            ..Default::default()
-        };
+        let options = ReactorOptions { spin: settings.spin_us, ..Default::default() };
         let reactors = reactor::Pool::start("mprpc-io", settings.io_threads, &options)?;
-        let workers = worker::Pool::start(
-            "mprpc-worker",
-            settings.worker_threads,
-            settings.max_queue,
-            Job::run,
-        )
-        .map_err(threads)?;
+        let workers =
+            worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, Job::run)
+                .map_err(threads)?;
         let server = Arc::new(Server {
             settings: Arc::new(server_settings(settings, self.app.instance())),
             dispatcher: Arc::new(Dispatcher {
@@ -181,9 +168,7 @@ impl RunningProvider {
             return Ok(());
         }
         let limit = self.app.settings().drain_timeout;
-        Err(Error::Usage(format!(
-            "{cut} calls were cut: drain_timeout = {limit:?} was over"
-        )))
+        Err(Error::Usage(format!("{cut} calls were cut: drain_timeout = {limit:?} was over")))
     }
 
     fn announce(&self) {
@@ -191,11 +176,7 @@ impl RunningProvider {
             log::info!("{line}");
         }
         // A closed stdout is no reason not to serve.
-        let _ = writeln!(
-            std::io::stdout(),
-            "RpcProvider start service at {}",
-            self.addr
-        );
+        let _ = writeln!(std::io::stdout(), "RpcProvider start service at {}", self.addr);
         log::info!("RpcProvider start service at {}", self.addr);
     }
 
@@ -217,11 +198,7 @@ impl RunningProvider {
     fn shut_down(&mut self) -> usize {
         let began = Instant::now();
         let deadline = began + self.app.settings().drain_timeout;
-        let registry = self
-            .app
-            .registry()
-            .ok()
-            .filter(|_| std::mem::take(&mut self.published));
+        let registry = self.app.registry().ok().filter(|_| std::mem::take(&mut self.published));
         if let Some(registry) = &registry {
             registry.drain(deadline);
         }
@@ -238,11 +215,7 @@ impl RunningProvider {
         }
         let cut = running.load(Ordering::SeqCst);
         self.reactors.stop(LEAVE);
-        self.server.dispatcher.workers.stop(if cut == 0 {
-            Instant::now() + LEAVE
-        } else {
-            deadline
-        });
+        self.server.dispatcher.workers.stop(if cut == 0 { Instant::now() + LEAVE } else { deadline });
         if let Some(registry) = registry {
             registry.withdraw(Instant::now() + LEAVE);
         }
@@ -277,14 +250,7 @@ impl Accept for Server {
         now: Instant,
     ) -> Box<dyn Connection> {
         let (settings, dispatch) = (self.settings.clone(), self.dispatcher.clone());
-        Box::new(ServerConnection::new(
-            id,
-            Some(peer),
-            settings,
-            dispatch,
-            mailbox.clone(),
-            now,
-        ))
+        Box::new(ServerConnection::new(id, Some(peer), settings, dispatch, mailbox.clone(), now))
     }
 
     fn end_turn(&self) {
@@ -312,10 +278,7 @@ impl Dispatch for Dispatcher {
     fn dispatch(&self, incoming: Incoming<'_>) {
         let wire = incoming.ticket.wire().unwrap_or(Wire::Mux);
         let Some(route) = self.table.find(wire, incoming.service, incoming.method) else {
-            let text = format!(
-                "{}/{} is not served here",
-                incoming.service, incoming.method
-            );
+            let text = format!("{}/{} is not served here", incoming.service, incoming.method);
             return incoming.ticket.fail(Status::unimplemented(text));
         };
         let call = ServerCall::new(route.method, incoming, !route.inline);
@@ -325,15 +288,8 @@ impl Dispatch for Dispatcher {
         }
         self.running.fetch_add(1, Ordering::Relaxed);
         let (route, running) = (route.clone(), self.running.clone());
-        let job = Job {
-            route,
-            call: Some(call.into_owned()),
-            running,
-        };
-        self.gathered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(job);
+        let job = Job { route, call: Some(call.into_owned()), running };
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).push(job);
     }
 
     fn end_turn(&self) {
@@ -354,13 +310,8 @@ impl Job {
         let controller = call.controller();
         if controller.is_canceled() {
             call.fail(Status::cancelled("cancelled before it ran"));
-        } else if controller
-            .deadline()
-            .is_some_and(|deadline| Instant::now() >= deadline)
-        {
-            call.fail(Status::deadline_exceeded(
-                "the deadline passed in the worker queue; it did not run",
-            ));
+        } else if controller.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+            call.fail(Status::deadline_exceeded("the deadline passed in the worker queue; it did not run"));
         } else {
             self.route.service.call_method(self.route.index, call);
         }
@@ -384,10 +335,7 @@ fn run_inline(route: &Route, call: ServerCall<'_>) {
     let run = AssertUnwindSafe(|| route.service.call_method(route.index, call));
     if catch_unwind(run).is_err() {
         // Unwinding dropped the call's ticket, which answered it.
-        log::error!(
-            "{} panicked; its call was answered INTERNAL",
-            route.method.path()
-        );
+        log::error!("{} panicked; its call was answered INTERNAL", route.method.path());
     }
 }
 
@@ -411,21 +359,11 @@ fn server_settings(settings: &Settings, instance: u64) -> ServerSettings {
 /// machine on the way to ZooKeeper.
 fn advertised(settings: &Settings, bound: SocketAddr) -> SocketAddr {
     if let Some(addr) = settings.advertise {
-        let port = if addr.port() == 0 {
-            bound.port()
-        } else {
-            addr.port()
-        };
+        let port = if addr.port() == 0 { bound.port() } else { addr.port() };
         return SocketAddr::new(addr.ip(), port);
     }
-    let first = settings
-        .zookeeper
-        .as_ref()
-        .and_then(|zookeeper| zookeeper.hosts.first());
-    match first
-        .filter(|_| bound.ip().is_unspecified())
-        .and_then(|host| route_to(host))
-    {
+    let first = settings.zookeeper.as_ref().and_then(|zookeeper| zookeeper.hosts.first());
+    match first.filter(|_| bound.ip().is_unspecified()).and_then(|host| route_to(host)) {
         Some(ip) => SocketAddr::new(ip, bound.port()),
         None => bound,
     }
@@ -449,9 +387,7 @@ fn raise_limit() -> usize {
     limit.current = limit.maximum;
     // Refused only where the hard limit is above what the kernel allows; then the soft one stays.
     let _ = setrlimit(Resource::Nofile, limit);
-    getrlimit(Resource::Nofile)
-        .current
-        .map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(usize::MAX))
 }
 
 /// Connections that may wait to be accepted; the kernel's own limit holds, too.

@@ -41,11 +41,7 @@ pub trait RpcChannel: Send + Sync {
     ///
     /// # Errors
     /// The call failed; see [`Error::did_not_run`].
-    fn call_blocking(
-        &self,
-        call: Call<'_>,
-        response: &mut dyn MessageDyn,
-    ) -> Result<ReplyExtras, Error> {
+    fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
         let began = Instant::now();
         let allowed = call.timeout(DEFAULT_TIMEOUT);
@@ -65,8 +61,7 @@ pub trait RpcChannel: Send + Sync {
             let status = Status::deadline_exceeded("the channel did not end the call in time");
             Err(call.error(status, Ran::Maybe, began.elapsed(), allowed))
         };
-        let (body, extras): (Body<'static>, _) =
-            told.recv_timeout(allowed + SLACK).unwrap_or_else(late)?;
+        let (body, extras): (Body<'static>, _) = told.recv_timeout(allowed + SLACK).unwrap_or_else(late)?;
         parse_response(call.method, &body, response, || (began.elapsed(), allowed))?;
         Ok(extras)
     }
@@ -77,11 +72,7 @@ impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
         (**self).call_method(call, done);
     }
 
-    fn call_blocking(
-        &self,
-        call: Call<'_>,
-        response: &mut dyn MessageDyn,
-    ) -> Result<ReplyExtras, Error> {
+    fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         (**self).call_blocking(call, response)
     }
 }
@@ -89,10 +80,7 @@ impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
 impl Call<'_> {
     /// The time allowed: the caller's, else the method's, else `default`.
     pub fn timeout(&self, default: Duration) -> Duration {
-        self.options
-            .timeout
-            .or(self.method.timeout)
-            .unwrap_or(default)
+        self.options.timeout.or(self.method.timeout).unwrap_or(default)
     }
 
     /// A failure of this call before any peer was chosen.
@@ -110,23 +98,12 @@ pub(crate) fn call_error(
     allowed: Duration,
 ) -> Error {
     let method = method.path();
-    Error::Call(Box::new(CallError {
-        status,
-        ran,
-        method,
-        peer: None,
-        attempt: 1,
-        elapsed,
-        allowed,
-    }))
+    Error::Call(Box::new(CallError { status, ran, method, peer: None, attempt: 1, elapsed, allowed }))
 }
 
 /// What came beside the message, free of the read buffer.
 pub(crate) fn extras(received: &Received<'_>) -> ReplyExtras {
-    ReplyExtras {
-        metadata: received.metadata.clone(),
-        attachment: received.attachment.to_vec(),
-    }
+    ReplyExtras { metadata: received.metadata.clone(), attachment: received.attachment.to_vec() }
 }
 
 /// Parses a response; one that cannot be parsed is an INTERNAL error of the call.
@@ -137,10 +114,7 @@ pub(crate) fn parse_response(
     time: impl FnOnce() -> (Duration, Duration),
 ) -> Result<(), Error> {
     body.parse_into(response).map_err(|error| {
-        let status = Status::internal(format!(
-            "the response is no {}: {error}",
-            method.response_type
-        ));
+        let status = Status::internal(format!("the response is no {}: {error}", method.response_type));
         let (elapsed, allowed) = time();
         call_error(method, status, Ran::Maybe, elapsed, allowed)
     })

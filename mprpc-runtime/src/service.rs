@@ -36,11 +36,7 @@ pub struct ServerCall<'a> {
 impl<'a> ServerCall<'a> {
     /// A call of `method`, as `incoming` has it. Unless it is `cancellable`, its controller never
     /// says that it is cancelled, which spares making a token.
-    pub fn new(
-        method: &'static MethodDescriptor,
-        incoming: Incoming<'a>,
-        cancellable: bool,
-    ) -> Self {
+    pub fn new(method: &'static MethodDescriptor, incoming: Incoming<'a>, cancellable: bool) -> Self {
         let cancel = cancellable.then(|| incoming.cancel.get_or_insert_default().clone());
         let controller = Controller {
             method,
@@ -50,20 +46,12 @@ impl<'a> ServerCall<'a> {
             attachment: bytes::Bytes::copy_from_slice(incoming.attachment),
             cancel,
         };
-        Self {
-            controller,
-            body: incoming.body,
-            ticket: incoming.ticket,
-        }
+        Self { controller, body: incoming.body, ticket: incoming.ticket }
     }
 
     /// The same call, free of the reactor's read buffer.
     pub fn into_owned(self) -> ServerCall<'static> {
-        ServerCall {
-            controller: self.controller,
-            body: self.body.into_owned(),
-            ticket: self.ticket,
-        }
+        ServerCall { controller: self.controller, body: self.body.into_owned(), ticket: self.ticket }
     }
 
     /// What is known of the call beside its message.
@@ -78,19 +66,12 @@ impl<'a> ServerCall<'a> {
 
     /// Parses the request and gives it to `handler`. A request that cannot be parsed is answered
     /// with INVALID_ARGUMENT.
-    pub fn run<Q: MessageFull, R: MessageFull>(
-        self,
-        handler: impl FnOnce(Controller, Q, Reply<R>),
-    ) {
+    pub fn run<Q: MessageFull, R: MessageFull>(self, handler: impl FnOnce(Controller, Q, Reply<R>)) {
         let mut request = Q::new();
         let method = self.controller.method;
         match self.body.parse_into(&mut request) {
             Ok(()) => {
-                let reply = Reply {
-                    ticket: self.ticket,
-                    method,
-                    message: PhantomData,
-                };
+                let reply = Reply { ticket: self.ticket, method, message: PhantomData };
                 handler(self.controller, request, reply);
             }
             Err(error) => {
@@ -103,8 +84,7 @@ impl<'a> ServerCall<'a> {
     /// Answers that there is no such method.
     pub fn unimplemented(self) {
         let path = self.controller.method.path();
-        self.ticket
-            .fail(Status::unimplemented(format!("{path} is not implemented")));
+        self.ticket.fail(Status::unimplemented(format!("{path} is not implemented")));
     }
 
     /// Answers with a failure, without running a handler.

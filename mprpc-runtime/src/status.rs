@@ -85,12 +85,7 @@ pub struct Status {
 impl Status {
     /// A status with a text that the caller's user may read. Keep secrets out of it.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            retryable: false,
-            message: message.into(),
-            details: Vec::new(),
-        }
+        Self { code, retryable: false, message: message.into(), details: Vec::new() }
     }
 
     /// The caller gave something that no state of the server would accept.

@@ -26,19 +26,13 @@ pub struct Stub {
 impl Stub {
     /// A stub that calls through `channel`.
     pub fn new(channel: impl RpcChannel + 'static) -> Self {
-        Self {
-            channel: Arc::new(channel),
-            options: CallOptions::new(),
-        }
+        Self { channel: Arc::new(channel), options: CallOptions::new() }
     }
 
     /// The same stub with other options.
     #[must_use]
     pub fn with(&self, options: CallOptions) -> Self {
-        Self {
-            channel: self.channel.clone(),
-            options,
-        }
+        Self { channel: self.channel.clone(), options }
     }
 
     /// The same stub, whose calls report to `controller` and end when it is cancelled.
@@ -60,11 +54,7 @@ impl Stub {
         R: MessageFull,
     {
         let mut response = R::new();
-        let call = Call {
-            method,
-            request,
-            options: &self.options,
-        };
+        let call = Call { method, request, options: &self.options };
         let result = self.channel.call_blocking(call, &mut response);
         match &self.options.controller {
             None => result.map(|_| response),
@@ -100,34 +90,20 @@ impl Stub {
     {
         let mut options = self.options.clone();
         let cancel = options.cancel.get_or_insert_with(CancelToken::new).clone();
-        let allowed = Call {
-            method,
-            request,
-            options: &options,
-        }
-        .timeout(DEFAULT_TIMEOUT);
+        let allowed = Call { method, request, options: &options }.timeout(DEFAULT_TIMEOUT);
         let pending = Pending::new(method, cancel, allowed);
         let shared = pending.shared();
-        self.begin(method, request, &options, move |result| {
-            shared.complete(result)
-        });
+        self.begin(method, request, &options, move |result| shared.complete(result));
         pending
     }
 
     /// Makes many calls at once and waits for all. The results stand in the order of the requests.
-    pub fn batch<Q, R>(
-        &self,
-        method: &'static MethodDescriptor,
-        requests: &[Q],
-    ) -> Vec<Result<R, Error>>
+    pub fn batch<Q, R>(&self, method: &'static MethodDescriptor, requests: &[Q]) -> Vec<Result<R, Error>>
     where
         Q: MessageFull,
         R: MessageFull,
     {
-        let started: Vec<Pending<R>> = requests
-            .iter()
-            .map(|request| self.start(method, request))
-            .collect();
+        let started: Vec<Pending<R>> = requests.iter().map(|request| self.start(method, request)).collect();
         started.into_iter().map(Pending::wait).collect()
     }
 
@@ -141,18 +117,12 @@ impl Stub {
         Q: MessageFull,
         R: MessageFull,
     {
-        let call = Call {
-            method,
-            request,
-            options,
-        };
+        let call = Call { method, request, options };
         let controller = options.controller.clone();
         let (began, allowed) = (Instant::now(), call.timeout(DEFAULT_TIMEOUT));
         let parse = move |received: Received<'_>| {
             let mut response = R::new();
-            parse_response(method, &received.body, &mut response, || {
-                (began.elapsed(), allowed)
-            })?;
+            parse_response(method, &received.body, &mut response, || (began.elapsed(), allowed))?;
             Ok(response)
         };
         self.channel.call_method(
@@ -172,8 +142,6 @@ impl Stub {
 
 impl fmt::Debug for Stub {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Stub")
-            .field("options", &self.options)
-            .finish_non_exhaustive()
+        f.debug_struct("Stub").field("options", &self.options).finish_non_exhaustive()
     }
 }

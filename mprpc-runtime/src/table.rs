@@ -43,39 +43,23 @@ impl ServiceTable {
         all_inline: bool,
     ) -> Result<Option<&'static str>, Error> {
         let new = service.descriptor();
-        if self
-            .services
-            .iter()
-            .any(|known| known.descriptor().full_name == new.full_name)
-        {
-            return Err(Error::Usage(format!(
-                "{} was notified twice",
-                new.full_name
-            )));
+        if self.services.iter().any(|known| known.descriptor().full_name == new.full_name) {
+            return Err(Error::Usage(format!("{} was notified twice", new.full_name)));
         }
-        let namesake = self
-            .services
-            .iter()
-            .map(|known| known.descriptor())
-            .find(|known| known.name == new.name);
+        let namesake =
+            self.services.iter().map(|known| known.descriptor()).find(|known| known.name == new.name);
         if namesake.is_some() {
             self.ambiguous.insert(new.name);
         }
         for (index, method) in new.methods.iter().enumerate() {
             let inline = method.inline || all_inline;
-            let route = |service_name| Route {
-                service_name,
-                method,
-                service: service.clone(),
-                index,
-                inline,
-            };
+            let route =
+                |service_name| Route { service_name, method, service: service.clone(), index, inline };
             self.mux.push(route(new.full_name));
             self.legacy.push(route(new.name));
         }
         self.services.push(service);
-        self.legacy
-            .retain(|route| !self.ambiguous.contains(route.service_name));
+        self.legacy.retain(|route| !self.ambiguous.contains(route.service_name));
         self.mux.sort_by_key(Route::key);
         self.legacy.sort_by_key(Route::key);
         Ok(namesake.map(|known| known.full_name))
@@ -83,14 +67,8 @@ impl ServiceTable {
 
     /// The method that a name on `wire` means.
     pub fn find(&self, wire: Wire, service: &str, method: &str) -> Option<&Route> {
-        let routes = if wire == Wire::Mux {
-            &self.mux
-        } else {
-            &self.legacy
-        };
-        let at = routes
-            .binary_search_by(|route| route.key().cmp(&(service, method)))
-            .ok()?;
+        let routes = if wire == Wire::Mux { &self.mux } else { &self.legacy };
+        let at = routes.binary_search_by(|route| route.key().cmp(&(service, method))).ok()?;
         Some(&routes[at])
     }
 
@@ -101,10 +79,7 @@ impl ServiceTable {
 
     /// What the registry is to be told.
     pub fn names(&self) -> Vec<ServiceName> {
-        self.services
-            .iter()
-            .map(|service| service.descriptor().into())
-            .collect()
+        self.services.iter().map(|service| service.descriptor().into()).collect()
     }
 }
 

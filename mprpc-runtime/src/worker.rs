@@ -41,18 +41,9 @@ impl<J: Send + 'static> Pool<J> {
         limit: usize,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let queue = Queue {
-            jobs: VecDeque::new(),
-            idle: 0,
-            workers: 0,
-            stopping: false,
-        };
-        let shared = Arc::new(Shared {
-            queue: Mutex::new(queue),
-            work: Condvar::new(),
-            ended: Condvar::new(),
-            limit,
-        });
+        let queue = Queue { jobs: VecDeque::new(), idle: 0, workers: 0, stopping: false };
+        let shared =
+            Arc::new(Shared { queue: Mutex::new(queue), work: Condvar::new(), ended: Condvar::new(), limit });
         let run = Arc::new(run);
         for n in 0..threads {
             let (shared, run) = (shared.clone(), run.clone());
@@ -61,10 +52,7 @@ impl<J: Send + 'static> Pool<J> {
                 let shared = shared.clone();
                 move || shared.work_off(&*run)
             };
-            if let Err(error) = thread::Builder::new()
-                .name(format!("{name}-{n}"))
-                .spawn(body)
-            {
+            if let Err(error) = thread::Builder::new().name(format!("{name}-{n}")).spawn(body) {
                 let mut queue = shared.lock();
                 queue.workers -= 1;
                 queue.stopping = true;
@@ -82,11 +70,7 @@ impl<J: Send + 'static> Pool<J> {
         if queue.stopping {
             return;
         }
-        let room = self
-            .shared
-            .limit
-            .saturating_sub(queue.jobs.len())
-            .min(jobs.len());
+        let room = self.shared.limit.saturating_sub(queue.jobs.len()).min(jobs.len());
         queue.jobs.extend(jobs.drain(..room));
         let wake = room > 0 && queue.idle > 0;
         drop(queue);
@@ -111,10 +95,7 @@ impl<J: Send + 'static> Pool<J> {
             if left.is_zero() {
                 return false;
             }
-            let waited = self
-                .shared
-                .ended
-                .wait_timeout(queue, left.min(Duration::from_secs(1)));
+            let waited = self.shared.ended.wait_timeout(queue, left.min(Duration::from_secs(1)));
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         true
@@ -149,10 +130,7 @@ impl<J> Shared<J> {
                 return None;
             }
             queue.idle += 1;
-            queue = self
-                .work
-                .wait(queue)
-                .unwrap_or_else(PoisonError::into_inner);
+            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.idle -= 1;
         }
     }

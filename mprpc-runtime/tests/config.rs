@@ -40,32 +40,14 @@ fn defaults_are_those_of_the_contract() {
     assert!(s.zookeeper.is_none() && s.peers.is_empty() && s.advertise.is_none());
     assert_eq!(s.zookeepertimeout, secs(10));
     assert_eq!((s.protocol, s.legacy), (Protocol::Mux, true));
-    assert_eq!(
-        (s.legacy_close, s.legacy_end),
-        (LegacyClose::Eof, LegacyEnd::Eof)
-    );
-    assert_eq!(
-        (s.legacy_empty, s.legacy_mirror),
-        (LegacyEmpty::Error, LegacyMirror::Yield)
-    );
-    assert_eq!(
-        (s.timeout, s.connect_timeout, s.drain_timeout),
-        (secs(5), secs(1), secs(10))
-    );
+    assert_eq!((s.legacy_close, s.legacy_end), (LegacyClose::Eof, LegacyEnd::Eof));
+    assert_eq!((s.legacy_empty, s.legacy_mirror), (LegacyEmpty::Error, LegacyMirror::Yield));
+    assert_eq!((s.timeout, s.connect_timeout, s.drain_timeout), (secs(5), secs(1), secs(10)));
     assert_eq!((s.request_timeout, s.idle_timeout), (secs(10), secs(300)));
     assert_eq!((s.ping_interval, s.min_ping_interval), (secs(30), secs(1)));
-    assert_eq!(
-        (s.max_header, s.max_body, s.max_output),
-        (65535, 4 << 20, 1 << 20)
-    );
-    assert_eq!(
-        (s.max_connections, s.max_calls, s.max_queue, s.max_idle),
-        (20000, 1024, 1024, 8)
-    );
-    assert_eq!(
-        (s.log_dir.to_str(), s.log_level),
-        (Some("."), LogLevel::Info)
-    );
+    assert_eq!((s.max_header, s.max_body, s.max_output), (65535, 4 << 20, 1 << 20));
+    assert_eq!((s.max_connections, s.max_calls, s.max_queue, s.max_idle), (20000, 1024, 1024, 8));
+    assert_eq!((s.log_dir.to_str(), s.log_level), (Some("."), LogLevel::Info));
     assert_eq!((s.log_queue, s.log_max_size), (8192, 0));
     assert!(!s.require_registry && s.spin_us.is_zero());
 }
@@ -87,13 +69,8 @@ fn a_comment_in_another_encoding_is_no_harm_and_a_value_is() {
     let config = MprpcConfig::from_file(&gbk).expect("comments may be anything");
     assert_eq!(config.settings().rpcserverport, 81);
     let utf16 = file("utf16.conf", b"\xff\xfer\0p\0c\0\n\0");
-    let text = MprpcConfig::from_file(&utf16)
-        .expect_err("UTF-16")
-        .to_string();
-    assert!(
-        text.contains("utf16.conf:1:") && text.contains("UTF-8"),
-        "{text}"
-    );
+    let text = MprpcConfig::from_file(&utf16).expect_err("UTF-16").to_string();
+    assert!(text.contains("utf16.conf:1:") && text.contains("UTF-8"), "{text}");
     fs::remove_file(gbk).expect("it was made above");
     fs::remove_file(utf16).expect("it was made above");
 }
@@ -105,30 +82,15 @@ fn both_spellings_and_any_case_find_a_value() {
         assert_eq!(config.get(key), Some("h"), "{key}");
     }
     assert_eq!(config.get("zkPort"), Some("1"));
-    assert_eq!(
-        (config.get("mykey"), config.get("MyKey")),
-        (Some("My Value"), Some("My Value"))
-    );
-    assert_eq!(
-        (
-            config.get("empty"),
-            config.get("absent"),
-            config.get("timeout")
-        ),
-        (Some(""), None, None)
-    );
+    assert_eq!((config.get("mykey"), config.get("MyKey")), (Some("My Value"), Some("My Value")));
+    assert_eq!((config.get("empty"), config.get("absent"), config.get("timeout")), (Some(""), None, None));
 }
 
 #[test]
 fn the_first_of_equal_keys_wins_with_a_warning() {
     let config = parse("zkIp = a\nfoo = 1\nzookeeperip = b\nfoo = 2\n");
-    assert_eq!(
-        (config.get("zookeeperip"), config.get("foo")),
-        (Some("a"), Some("1"))
-    );
-    let [first, second] = config.warnings() else {
-        panic!("{:?}", config.warnings())
-    };
+    assert_eq!((config.get("zookeeperip"), config.get("foo")), (Some("a"), Some("1")));
+    let [first, second] = config.warnings() else { panic!("{:?}", config.warnings()) };
     assert!(
         first.starts_with("test.conf:3: zookeeperip is ignored") && first.contains("test.conf:1"),
         "{first}"
@@ -139,26 +101,15 @@ fn the_first_of_equal_keys_wins_with_a_warning() {
 #[test]
 fn only_nearly_known_keys_are_warned_about() {
     let config = parse("rpcserverprt = 1\nmax-body = 2\nmuduothreadnum = 4\nname = x\nport = 3\n");
-    let [first, second] = config.warnings() else {
-        panic!("{:?}", config.warnings())
-    };
-    assert!(
-        first.contains(":1: rpcserverprt") && first.contains("rpcserverport"),
-        "{first}"
-    );
-    assert!(
-        second.contains(":2: max-body") && second.contains("max_body"),
-        "{second}"
-    );
+    let [first, second] = config.warnings() else { panic!("{:?}", config.warnings()) };
+    assert!(first.contains(":1: rpcserverprt") && first.contains("rpcserverport"), "{first}");
+    assert!(second.contains(":2: max-body") && second.contains("max_body"), "{second}");
 }
 
 #[test]
 fn a_bad_value_names_file_line_key_value_and_what_is_right() {
     let text = refused("\n# x\nrpcserverport = 80x0\n");
-    assert_eq!(
-        text,
-        "test.conf:3: rpcserverport = 80x0: want a whole number from 0 to 65535"
-    );
+    assert_eq!(text, "test.conf:3: rpcserverport = 80x0: want a whole number from 0 to 65535");
     let cases = [
         ("rpcserverip = localhost", "IP address"),
         ("rpcserverport =", "0 to 65535"),
@@ -201,10 +152,7 @@ fn a_bad_value_names_file_line_key_value_and_what_is_right() {
     ];
     for (line, want) in cases {
         let text = refused(&format!("# first\n{line}\n"));
-        assert!(
-            text.starts_with("test.conf:2: ") && text.contains(want),
-            "{line}: {text}"
-        );
+        assert!(text.starts_with("test.conf:2: ") && text.contains(want), "{line}: {text}");
     }
 }
 
@@ -216,69 +164,40 @@ fn values_are_read_in_every_form() {
          peers = 10.0.0.1:80, [::1]:81\nadvertise = 10.0.0.5\nlog_level = WARN\nlog_max_size = 1G\nrpcserverip = ::1\n",
     );
     let s = config.settings();
-    assert_eq!(
-        (s.timeout, s.connect_timeout),
-        (Duration::from_millis(200), Duration::from_secs(2))
-    );
-    assert_eq!(
-        (s.drain_timeout, s.request_timeout),
-        (Duration::from_secs(1800), Duration::from_secs(10))
-    );
-    assert_eq!(
-        (s.idle_timeout, s.spin_us),
-        (Duration::from_secs(300), Duration::from_micros(50))
-    );
-    assert_eq!(
-        (s.max_body, s.max_header, s.max_output),
-        (65536, 1000, 2 << 20)
-    );
+    assert_eq!((s.timeout, s.connect_timeout), (Duration::from_millis(200), Duration::from_secs(2)));
+    assert_eq!((s.drain_timeout, s.request_timeout), (Duration::from_secs(1800), Duration::from_secs(10)));
+    assert_eq!((s.idle_timeout, s.spin_us), (Duration::from_secs(300), Duration::from_micros(50)));
+    assert_eq!((s.max_body, s.max_header, s.max_output), (65536, 1000, 2 << 20));
     assert_eq!((s.legacy, s.legacy_mirror), (false, LegacyMirror::Hold));
     assert_eq!(s.peers, [addr("10.0.0.1:80"), addr("[::1]:81")]);
-    assert_eq!(
-        (s.advertise, s.server_addr()),
-        (Some(addr("10.0.0.5:0")), addr("[::1]:0"))
-    );
+    assert_eq!((s.advertise, s.server_addr()), (Some(addr("10.0.0.5:0")), addr("[::1]:0")));
     assert_eq!((s.log_level, s.log_max_size), (LogLevel::Warn, 1 << 30));
 }
 
 #[test]
 fn an_ensemble_with_chroot_ports_and_auth_is_joined() {
-    let config = parse(
-        "zookeeperip = h1:2, h_2 ,[::1],[::2]:3/a/b/\nzkPort = 9\nzookeeperauth = digest:u:p#w:d\n",
-    );
+    let config =
+        parse("zookeeperip = h1:2, h_2 ,[::1],[::2]:3/a/b/\nzkPort = 9\nzookeeperauth = digest:u:p#w:d\n");
     let zk = config.settings().zookeeper.as_ref().expect("ZooKeeper");
     assert_eq!(zk.hosts, ["h1:2", "h_2:9", "[::1]:9", "[::2]:3"]);
     assert_eq!(zk.chroot, "/a/b");
     assert_eq!(zk.auth, Some(("digest".to_owned(), "u:p#w:d".to_owned())));
     // As the C++ nodes write an ensemble: the last port is the other key.
-    let zk = parse("zookeeperip=h1:1,h2:2,h3\nzookeeperport=3\n")
-        .settings()
-        .zookeeper
-        .clone();
+    let zk = parse("zookeeperip=h1:1,h2:2,h3\nzookeeperport=3\n").settings().zookeeper.clone();
     assert_eq!(zk.expect("ZooKeeper").hosts, ["h1:1", "h2:2", "h3:3"]);
     assert!(parse("zookeeperip =\n").settings().zookeeper.is_none());
 }
 
 #[test]
 fn secrets_are_neither_described_nor_debugged_nor_in_errors() {
-    for text in [
-        "zkIp = h\nzookeeperauth = digest:u:hunter2\n",
-        "zookeeperauth = digest:u:hunter2\n",
-    ] {
+    for text in ["zkIp = h\nzookeeperauth = digest:u:hunter2\n", "zookeeperauth = digest:u:hunter2\n"] {
         let config = parse(text);
-        let all = format!(
-            "{config:?} {:?} {}",
-            config.settings(),
-            config.describe().join("\n")
-        );
+        let all = format!("{config:?} {:?} {}", config.settings(), config.describe().join("\n"));
         assert!(!all.contains("hunter2"), "{all}");
         assert_eq!(config.get("zookeeperauth"), Some("digest:u:hunter2"));
     }
     let text = refused("zookeeperauth = hunter2\n");
-    assert!(
-        text.contains("hidden") && !text.contains("hunter2"),
-        "{text}"
-    );
+    assert!(text.contains("hidden") && !text.contains("hunter2"), "{text}");
 }
 
 #[test]
@@ -286,23 +205,12 @@ fn the_description_is_a_file_of_the_same_settings() {
     let config = parse("max_body = 8M\nzkIp = h:1\nlegacy = off\npeers = 127.0.0.1:5\n");
     let lines = config.describe();
     let again = parse(&lines.join("\n"));
-    assert_eq!(
-        format!("{:?}", again.settings()),
-        format!("{:?}", config.settings())
-    );
-    assert!(
-        lines
-            .iter()
-            .any(|line| line.starts_with("max_body = 8M # ")),
-        "{lines:?}"
-    );
+    assert_eq!(format!("{:?}", again.settings()), format!("{:?}", config.settings()));
+    assert!(lines.iter().any(|line| line.starts_with("max_body = 8M # ")), "{lines:?}");
     let fields = format!("{:#?}", config.settings());
     for line in &lines {
         let key = line.split(' ').next().expect("a key");
-        assert!(
-            fields.contains(&format!("    {key}: ")),
-            "{key} has a field"
-        );
+        assert!(fields.contains(&format!("    {key}: ")), "{key} has a field");
     }
 }
 
@@ -310,22 +218,11 @@ fn the_description_is_a_file_of_the_same_settings() {
 fn a_program_sets_keys_and_a_refused_one_changes_nothing() {
     let mut config = MprpcConfig::default().with("zkIp", "h").expect("a host");
     config.set("timeout", "2s").expect("a time");
-    config
-        .set("shop.name", "Emma")
-        .expect("the application's own");
-    let text = config
-        .set("timeout", "soon")
-        .expect_err("no time")
-        .to_string();
-    assert!(
-        text.starts_with("set by the program: timeout = soon: want a time"),
-        "{text}"
-    );
+    config.set("shop.name", "Emma").expect("the application's own");
+    let text = config.set("timeout", "soon").expect_err("no time").to_string();
+    assert!(text.starts_with("set by the program: timeout = soon: want a time"), "{text}");
     assert_eq!(config.settings().timeout, Duration::from_secs(2));
-    assert_eq!(
-        (config.get("timeout"), config.get("shop.name")),
-        (Some("2s"), Some("Emma"))
-    );
+    assert_eq!((config.get("timeout"), config.get("shop.name")), (Some("2s"), Some("Emma")));
     assert_eq!(config.get("zookeeperip"), Some("h"));
 }
 
@@ -335,56 +232,31 @@ fn the_command_line_names_the_file_in_four_ways() {
     let name = path.to_str().expect("UTF-8");
     let port = |args: &[&str]| MprpcConfig::from_args(args).map(|c| c.settings().rpcserverport);
     let (glued, long) = (format!("-i{name}"), format!("--config={name}"));
-    for args in [
-        &["p", "-i", name][..],
-        &["p", "x", &glued],
-        &["p", "--config", name, "-v"],
-        &["p", &long],
-    ] {
+    for args in [&["p", "-i", name][..], &["p", "x", &glued], &["p", "--config", name, "-v"], &["p", &long]] {
         assert_eq!(port(args).expect("read"), 8123, "{args:?}");
     }
-    assert_eq!(
-        port(&["p", "-i", "absent", "-i", name]).expect("the last counts"),
-        8123
-    );
+    assert_eq!(port(&["p", "-i", "absent", "-i", name]).expect("the last counts"), 8123);
     assert_eq!(port(&["p", "--", "-i", "absent"]).expect("behind --"), 0);
     assert_eq!(port(&["-i"]).expect("the program's name"), 0);
     assert_eq!(port(&[]).expect("nothing at all"), 0);
-    for args in [
-        &["p", "-i"][..],
-        &["p", "--config"],
-        &["p", "--config="],
-        &["p", "-i", ""],
-    ] {
+    for args in [&["p", "-i"][..], &["p", "--config"], &["p", "--config="], &["p", "-i", ""]] {
         let error = port(args).expect_err("no file");
-        assert!(
-            error.exit_code() == 2 && error.to_string().contains("-i"),
-            "{args:?}: {error}"
-        );
+        assert!(error.exit_code() == 2 && error.to_string().contains("-i"), "{args:?}: {error}");
     }
     fs::remove_file(&path).expect("it was made above");
     for name in [name, "/", "/nonexistent/\n\u{1b}[2Jx"] {
         let error = port(&["p", "-i", name]).expect_err("unreadable");
         let text = error.to_string();
-        assert!(
-            error.exit_code() == 2 && text.contains("-i") && !text.contains(['\n', '\u{1b}']),
-            "{text}"
-        );
+        assert!(error.exit_code() == 2 && text.contains("-i") && !text.contains(['\n', '\u{1b}']), "{text}");
     }
 }
 
 #[test]
 fn a_huge_file_is_refused_and_a_large_one_is_read() {
     let huge = file("huge.conf", &vec![b'\n'; (1 << 20) + 1]);
-    let text = MprpcConfig::from_file(&huge)
-        .expect_err("too large")
-        .to_string();
+    let text = MprpcConfig::from_file(&huge).expect_err("too large").to_string();
     assert!(text.contains("1 MiB"), "{text}");
-    fs::write(
-        &huge,
-        "k = value # comment that fills the line up\n".repeat(24_000),
-    )
-    .expect("writable");
+    fs::write(&huge, "k = value # comment that fills the line up\n".repeat(24_000)).expect("writable");
     let config = MprpcConfig::from_file(&huge).expect("1 MiB");
     assert_eq!(config.get("k"), Some("value"));
     fs::remove_file(huge).expect("it was made above");
@@ -409,11 +281,7 @@ fn the_environment_counts_over_the_file() {
     let conf = file("env.conf", b"timeout = 1s\nzookeeperip = a\n");
     let child = |key: &str, value: &str| {
         let me = std::env::current_exe().expect("this program");
-        let args = [
-            "the_environment_counts_over_the_file",
-            "--exact",
-            "--nocapture",
-        ];
+        let args = ["the_environment_counts_over_the_file", "--exact", "--nocapture"];
         let output = Command::new(me)
             .args(args)
             .env("CONF", &conf)
@@ -423,17 +291,11 @@ fn the_environment_counts_over_the_file() {
         String::from_utf8_lossy(&output.expect("it runs").stdout).into_owned()
     };
     let text = child("MPRPC_TIMEOUT", "3s");
-    assert!(
-        text.contains(r#"timeout=3s zk=Some("a") own=Some("1")"#),
-        "{text}"
-    );
+    assert!(text.contains(r#"timeout=3s zk=Some("a") own=Some("1")"#), "{text}");
     let text = child("MPRPC_ZKIP", "b");
     assert!(text.contains(r#"timeout=1s zk=Some("b")"#), "{text}");
     let text = child("MPRPC_TIMEOUT", "soon");
-    assert!(
-        text.contains("error=MPRPC_TIMEOUT: timeout = soon: want a time"),
-        "{text}"
-    );
+    assert!(text.contains("error=MPRPC_TIMEOUT: timeout = soon: want a time"), "{text}");
     fs::remove_file(conf).expect("it was made above");
 }
 
@@ -479,9 +341,7 @@ fn any_text_is_read_or_refused_in_one_line() {
     for _ in 0..3000 {
         let mut text = String::new();
         for _ in 0..24 {
-            seed = seed
-                .wrapping_mul(6364136223846793005)
-                .wrapping_add(1442695040888963407);
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             text += pieces[(seed >> 33) as usize % pieces.len()];
         }
         match MprpcConfig::parse(&text, "f") {
@@ -489,9 +349,7 @@ fn any_text_is_read_or_refused_in_one_line() {
                 accepted += 1;
                 let lines = config.warnings().iter();
                 assert!(
-                    lines
-                        .clone()
-                        .all(|line| !line.contains(['\n', '\0', '\u{1b}', '\u{2028}'])),
+                    lines.clone().all(|line| !line.contains(['\n', '\0', '\u{1b}', '\u{2028}'])),
                     "{text:?}"
                 );
             }

@@ -36,12 +36,7 @@ impl Turn {
 
     fn start_sized(&self, queue: usize, max_size: usize) -> LoggerGuard {
         let dir = self.dir.clone();
-        let options = LoggerOptions {
-            dir,
-            level: "info",
-            queue,
-            max_size,
-        };
+        let options = LoggerOptions { dir, level: "info", queue, max_size };
         Logger::start(options).expect("a log thread")
     }
 
@@ -59,22 +54,16 @@ impl Turn {
 
     fn lines(&self) -> Vec<String> {
         let texts = self.files().into_iter();
-        texts
-            .flat_map(|(_, text)| text.lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect()
+        texts.flat_map(|(_, text)| text.lines().map(str::to_owned).collect::<Vec<_>>()).collect()
     }
 
     /// Today's file, and tomorrow's in case the day ends now, as the logger will open them.
     fn todays_files(&self) -> Vec<PathBuf> {
         let date = |day: &str| {
-            let output = Command::new("date")
-                .args(["-u", "-d", day, "+%Y-%m-%d-log.txt"])
-                .output();
+            let output = Command::new("date").args(["-u", "-d", day, "+%Y-%m-%d-log.txt"]).output();
             String::from_utf8(output.expect("date runs").stdout).expect("a date")
         };
-        ["now", "tomorrow"]
-            .map(|day| self.dir.join(date(day).trim()))
-            .to_vec()
+        ["now", "tomorrow"].map(|day| self.dir.join(date(day).trim())).to_vec()
     }
 }
 
@@ -85,21 +74,12 @@ impl Drop for Turn {
 }
 
 fn name(path: &Path) -> String {
-    path.file_name()
-        .expect("a name")
-        .to_string_lossy()
-        .into_owned()
+    path.file_name().expect("a name").to_string_lossy().into_owned()
 }
 
 /// The sum of all "N records lost".
 fn told_lost(lines: &[String]) -> usize {
-    let lost = |line: &String| {
-        line.strip_suffix(" records lost")?
-            .rsplit(' ')
-            .next()?
-            .parse::<usize>()
-            .ok()
-    };
+    let lost = |line: &String| line.strip_suffix(" records lost")?.rsplit(' ').next()?.parse::<usize>().ok();
     lines.iter().filter_map(lost).sum()
 }
 
@@ -130,17 +110,8 @@ fn a_line_has_time_level_target_and_message() {
     let shape = |text: &str| text.replace(|c: char| c.is_ascii_digit(), "9");
     assert_eq!(shape(name), "9999-99-99-log.txt");
     let lines: Vec<_> = text.lines().map(shape).collect();
-    assert_eq!(
-        lines,
-        [
-            "99:99:99.999 INFO shop::cart: 9 items",
-            "99:99:99.999 ERROR logger: failed"
-        ]
-    );
-    assert!(
-        turn.todays_files().contains(&turn.dir.join(name)),
-        "{name} is today's"
-    );
+    assert_eq!(lines, ["99:99:99.999 INFO shop::cart: 9 items", "99:99:99.999 ERROR logger: failed"]);
+    assert!(turn.todays_files().contains(&turn.dir.join(name)), "{name} is today's");
 }
 
 #[test]
@@ -165,16 +136,8 @@ fn hostile_text_stays_one_harmless_line() {
         let bad = |c: char| c.is_control() || matches!(c, '\u{2028}'..='\u{202e}');
         assert!(!line.contains(bad), "{line:?}");
     }
-    assert!(
-        lines[0].ends_with(r"logger: a\nINFO x: forged"),
-        "{}",
-        lines[0]
-    );
-    assert!(
-        lines[2].ends_with(r"logger: \r\u{1b}[2J\u{7}\u{0}\u{7f}"),
-        "{}",
-        lines[2]
-    );
+    assert!(lines[0].ends_with(r"logger: a\nINFO x: forged"), "{}", lines[0]);
+    assert!(lines[2].ends_with(r"logger: \r\u{1b}[2J\u{7}\u{0}\u{7f}"), "{}", lines[2]);
     assert!(lines[8].ends_with(r"logger: 你好 é 🦀\t|"), "{}", lines[8]);
 }
 
@@ -186,11 +149,7 @@ fn a_huge_message_is_cut_with_a_mark() {
     info!("{}x", "z".repeat(8000));
     drop(guard);
     let lines = turn.lines();
-    assert!(
-        lines[0].ends_with("é [cut]") && lines[0].len() < 8300,
-        "{} bytes",
-        lines[0].len()
-    );
+    assert!(lines[0].ends_with("é [cut]") && lines[0].len() < 8300, "{} bytes", lines[0].len());
     assert!(lines[1].ends_with("zx"));
 }
 
@@ -205,10 +164,8 @@ fn two_threads_with_100_000_records_each_lose_nothing() {
     assert_eq!(lines.len(), 200_000);
     for id in [0, 1] {
         let part = format!("thread {id} record ");
-        let numbers: Vec<usize> = lines
-            .iter()
-            .filter_map(|line| line.split_once(&part)?.1.parse().ok())
-            .collect();
+        let numbers: Vec<usize> =
+            lines.iter().filter_map(|line| line.split_once(&part)?.1.parse().ok()).collect();
         assert!(numbers.into_iter().eq(0..100_000), "all, in order");
     }
 }
@@ -245,15 +202,7 @@ fn a_full_disk_stops_nobody_and_the_loss_is_told_when_it_has_room() {
     info!("late");
     drop(guard);
     let lines = turn.lines();
-    assert_eq!(
-        (
-            told_lost(&lines),
-            count(&lines, "early"),
-            count(&lines, "late")
-        ),
-        (500, 0, 1),
-        "{lines:?}"
-    );
+    assert_eq!((told_lost(&lines), count(&lines, "early"), count(&lines, "late")), (500, 0, 1), "{lines:?}");
 }
 
 /// Real short writes, in the middle of lines. Needs root for the mount, and says so if it is not.
@@ -288,10 +237,7 @@ fn a_read_only_and_a_tiny_disk_keep_whole_lines_and_an_exact_count() {
         info!("the end.");
         drop(guard);
         let lines = turn.lines();
-        let kept = lines
-            .iter()
-            .filter(|line| line.contains(": record ") && line.ends_with('.'))
-            .count();
+        let kept = lines.iter().filter(|line| line.contains(": record ") && line.ends_with('.')).count();
         assert_eq!(kept + told_lost(&lines), 5007, "{kept} kept");
         assert!(kept > 500 && kept < 4000, "{kept} kept");
         assert_eq!((count(&lines, "early"), count(&lines, "the end.")), (0, 1));
@@ -330,17 +276,10 @@ fn a_directory_that_cannot_be_used_yet_is_used_later() {
     (0..3).for_each(|i| info!("early {i}"));
     log::logger().flush();
     fs::remove_file(&parent).expect("the file");
-    wait_until("the loss is told", || {
-        turn.dir.exists() && told_lost(&turn.lines()) == 3
-    });
+    wait_until("the loss is told", || turn.dir.exists() && told_lost(&turn.lines()) == 3);
     info!("late");
     drop(guard);
-    assert_eq!(
-        (turn.lines().len(), count(&turn.lines(), "late")),
-        (2, 1),
-        "{:?}",
-        turn.lines()
-    );
+    assert_eq!((turn.lines().len(), count(&turn.lines(), "late")), (2, 1), "{:?}", turn.lines());
     turn.dir = parent.parent().expect("made above").to_owned();
 }
 
@@ -348,35 +287,18 @@ fn a_directory_that_cannot_be_used_yet_is_used_later() {
 fn a_file_that_blocks_delays_nobody_without_bound() {
     let turn = Turn::new("fifo");
     for path in turn.todays_files() {
-        assert!(
-            Command::new("mkfifo")
-                .arg(path)
-                .status()
-                .is_ok_and(|status| status.success())
-        );
+        assert!(Command::new("mkfifo").arg(path).status().is_ok_and(|status| status.success()));
     }
     let guard = turn.start(10);
     let start = Instant::now();
     (0..1000).for_each(|i| info!("record {i}"));
-    assert!(
-        start.elapsed() < Duration::from_secs(1),
-        "a caller never waits"
-    );
+    assert!(start.elapsed() < Duration::from_secs(1), "a caller never waits");
     log::logger().flush();
     drop(guard);
     let took = start.elapsed();
-    assert!(
-        took > Duration::from_secs(1) && took < Duration::from_secs(10),
-        "{took:?}"
-    );
+    assert!(took > Duration::from_secs(1) && took < Duration::from_secs(10), "{took:?}");
     // Lets the log thread of this test end.
-    let open = |path: &PathBuf| {
-        fs::File::options()
-            .read(true)
-            .write(true)
-            .open(path)
-            .expect("a FIFO")
-    };
+    let open = |path: &PathBuf| fs::File::options().read(true).write(true).open(path).expect("a FIFO");
     let readers: Vec<_> = turn.todays_files().iter().map(open).collect();
     thread::sleep(Duration::from_millis(50));
     drop(readers);
@@ -395,11 +317,7 @@ fn the_zookeeper_client_is_capped_and_rate_limited() {
     drop(guard);
     let lines = turn.lines();
     assert_eq!(
-        (
-            count(&lines, "chatter"),
-            count(&lines, "trouble"),
-            count(&lines, "somebody else")
-        ),
+        (count(&lines, "chatter"), count(&lines, "trouble"), count(&lines, "somebody else")),
         (0, 1, 100)
     );
     assert_eq!(count(&lines, "WARN zookeeper: 199 more suppressed"), 1);
@@ -409,12 +327,7 @@ fn the_zookeeper_client_is_capped_and_rate_limited() {
 fn a_second_start_shares_the_logger_until_the_last_guard_is_gone() {
     let turn = Turn::new("shared");
     let first = turn.start(100);
-    let other = LoggerOptions {
-        dir: turn.dir.join("other"),
-        level: "error",
-        queue: 1,
-        max_size: 0,
-    };
+    let other = LoggerOptions { dir: turn.dir.join("other"), level: "error", queue: 1, max_size: 0 };
     let second = Logger::start(other).expect("shared");
     drop(first);
     info!("still here");
@@ -425,11 +338,7 @@ fn a_second_start_shares_the_logger_until_the_last_guard_is_gone() {
     drop(third);
     let lines = turn.lines();
     assert_eq!(
-        (
-            lines.len(),
-            count(&lines, "still here"),
-            count(&lines, "started again")
-        ),
+        (lines.len(), count(&lines, "still here"), count(&lines, "started again")),
         (2, 1, 1),
         "{lines:?}"
     );
@@ -489,12 +398,7 @@ fn a_display_that_logs_or_panics_harms_nothing() {
     drop(guard);
     let lines = turn.lines();
     assert_eq!(
-        (
-            lines.len(),
-            count(&lines, "inner"),
-            count(&lines, "outer"),
-            count(&lines, "last")
-        ),
+        (lines.len(), count(&lines, "inner"), count(&lines, "outer"), count(&lines, "last")),
         (4, 1, 1, 1)
     );
 }
@@ -509,27 +413,12 @@ fn a_full_file_is_followed_by_the_next_and_a_restart_goes_on() {
     }
     let files = turn.files();
     assert!(files.len() > 5, "{files:?}");
-    assert!(
-        files
-            .iter()
-            .all(|(_, text)| text.len() <= 1000 && text.ends_with('\n')),
-        "{files:?}"
-    );
-    let first = files
-        .iter()
-        .find(|(name, _)| name.ends_with("-log.txt"))
-        .expect("the first");
+    assert!(files.iter().all(|(_, text)| text.len() <= 1000 && text.ends_with('\n')), "{files:?}");
+    let first = files.iter().find(|(name, _)| name.ends_with("-log.txt")).expect("the first");
     assert!(first.1.contains("record 000"));
-    let second = files
-        .iter()
-        .find(|(name, _)| name.ends_with("-log.1.txt"))
-        .expect("the second");
+    let second = files.iter().find(|(name, _)| name.ends_with("-log.1.txt")).expect("the second");
     assert!(!second.1.contains("record 000"));
-    let mut all: Vec<_> = turn
-        .lines()
-        .iter()
-        .map(|line| line[line.len() - 3..].to_owned())
-        .collect();
+    let mut all: Vec<_> = turn.lines().iter().map(|line| line[line.len() - 3..].to_owned()).collect();
     all.sort();
     assert!(all.into_iter().eq((0..200).map(|i| format!("{i:03}"))));
 }
@@ -537,13 +426,8 @@ fn a_full_file_is_followed_by_the_next_and_a_restart_goes_on() {
 #[test]
 fn an_unknown_level_is_an_error_of_the_configuration() {
     let dir = std::env::temp_dir();
-    let error = Logger::start(LoggerOptions {
-        dir,
-        level: "loud",
-        queue: 1,
-        max_size: 0,
-    })
-    .expect_err("no level");
+    let error =
+        Logger::start(LoggerOptions { dir, level: "loud", queue: 1, max_size: 0 }).expect_err("no level");
     assert!(
         matches!(&error, Error::Config(text) if text.contains("loud") && text.contains("debug")),
         "{error}"

@@ -53,13 +53,7 @@ struct Echo {
 
 impl Echo {
     fn new(seen: Sender<Seen>) -> Self {
-        Self {
-            output: Output::default(),
-            intent: Intent::Open,
-            timer: None,
-            paused: false,
-            seen,
-        }
+        Self { output: Output::default(), intent: Intent::Open, timer: None, paused: false, seen }
     }
 
     fn say(&self, seen: Seen) {
@@ -174,12 +168,7 @@ impl Server {
         let acceptor = Acceptor::bind(any_port(), 4096).unwrap();
         let (accept, seen) = echo_server();
         let accepting = acceptor.run(&pool, accept.clone(), max_connections);
-        Self {
-            pool,
-            accepting: Some(accepting.unwrap()),
-            accept,
-            seen,
-        }
+        Self { pool, accepting: Some(accepting.unwrap()), accept, seen }
     }
 
     fn addr(&self) -> SocketAddr {
@@ -204,12 +193,8 @@ impl Drop for Server {
 
 fn echo_server() -> (Arc<EchoServer>, Receiver<Seen>) {
     let (seen, receiver) = mpsc::channel();
-    let server = EchoServer {
-        seen,
-        made: Mutex::default(),
-        turns: AtomicU64::new(0),
-        closed: Mutex::default(),
-    };
+    let server =
+        EchoServer { seen, made: Mutex::default(), turns: AtomicU64::new(0), closed: Mutex::default() };
     (Arc::new(server), receiver)
 }
 
@@ -252,9 +237,7 @@ impl Completion for Done {
     }
 
     fn complete(self: Box<Self>, outcome: Outcome<'_>) {
-        self.0
-            .send(outcome.expect_err("nobody answers").ran)
-            .unwrap();
+        self.0.send(outcome.expect_err("nobody answers").ran).unwrap();
     }
 }
 
@@ -302,9 +285,7 @@ fn alone(name: &str) -> bool {
 fn descriptors() -> Vec<u64> {
     let names = fs::read_dir("/proc/self/fd").unwrap();
     let number = |name: String| name.parse().unwrap();
-    names
-        .map(|entry| number(entry.unwrap().file_name().into_string().unwrap()))
-        .collect()
+    names.map(|entry| number(entry.unwrap().file_name().into_string().unwrap())).collect()
 }
 
 /// Processor time of this process, in clock ticks (10 ms).
@@ -428,9 +409,7 @@ fn outgoing_connections_meet_accepted_ones() {
     // Both sides echo, so what is posted comes round for ever: an order is seen.
     for handle in server.pool.handles() {
         let custom = Command::Custom(Box::new(()));
-        handle
-            .mailbox()
-            .post(id, custom, |out| out.extend_from_slice(b"O"));
+        handle.mailbox().post(id, custom, |out| out.extend_from_slice(b"O"));
     }
     server.sees(Seen::OnReactor(true));
     assert!(!on_reactor_thread());
@@ -552,15 +531,9 @@ fn a_port_in_use_is_told_with_the_setting_to_change() {
     let first = Acceptor::bind(any_port(), 16).unwrap();
     let second = Acceptor::bind(first.local_addr(), 16);
     let text = second.err().expect("the port is taken").to_string();
-    assert!(
-        text.contains("in use") && text.contains("rpcserverport"),
-        "{text}"
-    );
+    assert!(text.contains("in use") && text.contains("rpcserverport"), "{text}");
     let foreign = SocketAddr::from(([192, 0, 2, 1], 0));
-    let text = Acceptor::bind(foreign, 16)
-        .err()
-        .expect("not ours")
-        .to_string();
+    let text = Acceptor::bind(foreign, 16).err().expect("not ours").to_string();
     assert!(text.contains("rpcserverip"), "{text}");
 }
 
@@ -668,10 +641,7 @@ fn running_out_of_descriptors_neither_spins_nor_deafens() {
     let turned_away = streams.len();
     streams.retain(|stream| round_trip(stream, b"a").is_ok());
     let turned_away = turned_away - streams.len();
-    assert!(
-        (1..20).contains(&turned_away),
-        "{turned_away} were turned away"
-    );
+    assert!((1..20).contains(&turned_away), "{turned_away} were turned away");
     assert_eq!(pool.connections(), streams.len());
     round_trip(&connect(accepting.local_addr()), b"a").unwrap();
     assert!(accepting.stop(LONG) && pool.stop(LONG));

@@ -33,13 +33,7 @@ fn a_hello_is_what_protobuf_writes() {
 fn a_request_meta_is_what_protobuf_writes() {
     let cases = [
         ("", RequestMeta::default()),
-        (
-            "timeout_us: 0",
-            RequestMeta {
-                timeout_us: Some(0),
-                ..RequestMeta::default()
-            },
-        ),
+        ("timeout_us: 0", RequestMeta { timeout_us: Some(0), ..RequestMeta::default() }),
         (
             r#"service: "a.B" method: "\344\275\240" timeout_us: 18446744073709551615
                metadata { key: "k" value: "\000\377" } compression: 4294967295 attachment_size: 300"#,
@@ -54,10 +48,7 @@ fn a_request_meta_is_what_protobuf_writes() {
         ),
         (
             r#"metadata { key: "" value: "" }"#,
-            RequestMeta {
-                metadata: vec![("", b"")],
-                ..RequestMeta::default()
-            },
+            RequestMeta { metadata: vec![("", b"")], ..RequestMeta::default() },
         ),
     ];
     for (text, meta) in cases {
@@ -114,18 +105,9 @@ fn a_legacy_header_is_what_protobuf_writes() {
 
 #[test]
 fn many_keys_come_out_sorted_and_the_last_value_of_a_key_counts() {
-    let entries: [(&str, &[u8]); 6] = [
-        ("b", b"1"),
-        ("a", b"2"),
-        ("b", b"3"),
-        ("c", b"4"),
-        ("b", b"5"),
-        ("a", b"6"),
-    ];
-    let meta = RequestMeta {
-        metadata: entries.to_vec(),
-        ..RequestMeta::default()
-    };
+    let entries: [(&str, &[u8]); 6] =
+        [("b", b"1"), ("a", b"2"), ("b", b"3"), ("c", b"4"), ("b", b"5"), ("a", b"6")];
+    let meta = RequestMeta { metadata: entries.to_vec(), ..RequestMeta::default() };
     let mut bytes = Vec::new();
     meta.encode(&mut bytes);
     let decoded = RequestMeta::decode(&bytes).expect("legal");
@@ -139,10 +121,7 @@ fn a_list_is_read_packed_and_unpacked_in_any_mixture() {
     let decoded = ResponseMeta::decode(bytes).expect("legal");
     assert_eq!(decoded.stages_us, [1, 2, 128, 3]);
     assert_eq!(decoded.code, 7);
-    assert!(
-        ResponseMeta::decode(b"\x42\x02\x01\x80").is_err(),
-        "a cut number in a list"
-    );
+    assert!(ResponseMeta::decode(b"\x42\x02\x01\x80").is_err(), "a cut number in a list");
 }
 
 #[test]
@@ -158,10 +137,7 @@ fn texts_that_are_not_utf8_are_refused() {
     assert!(RequestMeta::decode(b"\x12\x01\xff").is_err());
     assert!(RequestMeta::decode(b"\x22\x03\x0a\x01\xff").is_err());
     assert!(ResponseMeta::decode(b"\x12\x01\xff").is_err());
-    assert!(
-        ResponseMeta::decode(b"\x1a\x01\xff").is_ok(),
-        "details are bytes"
-    );
+    assert!(ResponseMeta::decode(b"\x1a\x01\xff").is_ok(), "details are bytes");
 }
 
 #[test]
@@ -185,10 +161,8 @@ fn a_cut_meta_is_an_error_or_ends_between_two_fields() {
 
 #[test]
 fn arbitrary_bytes_are_read_as_protobuf_reads_them_and_never_panic() {
-    let (request, response) = (
-        descriptor("mux.proto", "RequestMeta"),
-        descriptor("mux.proto", "ResponseMeta"),
-    );
+    let (request, response) =
+        (descriptor("mux.proto", "RequestMeta"), descriptor("mux.proto", "ResponseMeta"));
     let seeds = [
         bytes_of(
             "RequestMeta",
@@ -208,11 +182,7 @@ fn arbitrary_bytes_are_read_as_protobuf_reads_them_and_never_panic() {
             match random.below(3) {
                 0 => bytes.truncate(random.below(bytes.len() + 1)),
                 1 => bytes.insert(random.below(bytes.len() + 1), random.byte()),
-                _ => bytes
-                    .iter_mut()
-                    .skip(random.below(40))
-                    .take(1)
-                    .for_each(|b| *b = random.byte()),
+                _ => bytes.iter_mut().skip(random.below(40)).take(1).for_each(|b| *b = random.byte()),
             }
         }
         let _ = (sniff(&bytes), Header::decode(&bytes), Hello::decode(&bytes));
@@ -250,10 +220,7 @@ fn same(message: &MessageDescriptor, bytes: &[u8], again: &[u8]) -> bool {
         }
         field.get_reflect(&*theirs) == field.get_reflect(&*ours)
     };
-    assert!(
-        message.fields().all(equal),
-        "{bytes:x?}: {theirs} and {ours}"
-    );
+    assert!(message.fields().all(equal), "{bytes:x?}: {theirs} and {ours}");
     true
 }
 
@@ -264,11 +231,7 @@ fn bytes_of(message: &str, text: &str) -> Vec<u8> {
 /// What protoc, the reference in C++, makes of a message in text format.
 fn bytes_of_file(file: &str, message: &str, text: &str) -> Vec<u8> {
     let mut protoc = Command::new(protoc_bin_vendored::protoc_bin_path().expect("a protoc"))
-        .args([
-            format!("--encode=mprpc.{message}"),
-            format!("--proto_path={PROTO}"),
-            file.to_owned(),
-        ])
+        .args([format!("--encode=mprpc.{message}"), format!("--proto_path={PROTO}"), file.to_owned()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -289,8 +252,7 @@ fn descriptor(file: &str, message: &str) -> MessageDescriptor {
         .file_descriptor_set()
         .expect("our own proto file");
     let file = FileDescriptor::new_dynamic(parsed.file[0].clone(), &[]).expect("no imports");
-    file.message_by_package_relative_name(message)
-        .expect("a message of the file")
+    file.message_by_package_relative_name(message).expect("a message of the file")
 }
 
 const PROTO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../proto");

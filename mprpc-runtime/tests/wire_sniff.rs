@@ -33,17 +33,9 @@ fn the_first_bytes_tell_the_wire() {
         (b"PRI * HTTP/2.0", 3, Unknown("HTTP/2")),
         (b"PUT / HTTP/1.1", 3, Unknown("an HTTP request")),
         (b"PROXY TCP4", 3, Unknown("the PROXY protocol")),
-        (
-            b"\x0d\x0a\x0d\x0a\0\x0d\x0aQUIT\x0a",
-            3,
-            Unknown("the PROXY protocol"),
-        ),
+        (b"\x0d\x0a\x0d\x0a\0\x0d\x0aQUIT\x0a", 3, Unknown("the PROXY protocol")),
         (b"SSH-2.0-x", 3, Unknown("SSH")),
-        (
-            b"\0\0\0\x2d\0\0\0\x19",
-            5,
-            Unknown("Krpc (total length first)"),
-        ),
+        (b"\0\0\0\x2d\0\0\0\x19", 5, Unknown("Krpc (total length first)")),
         (b"\0\0\0\0\x0a", 4, cpp),
         (b"\x19\0\0\0\x08", 5, cpp),
         (b"\0\0\0\x19\x08", 5, cpp),
@@ -57,12 +49,7 @@ fn the_first_bytes_tell_the_wire() {
     for &(bytes, decided_at, verdict) in cases {
         for len in 0..=bytes.len() {
             let expected = if len < decided_at { NeedMore } else { verdict };
-            assert_eq!(
-                sniff(&bytes[..len]),
-                expected,
-                "{}",
-                bytes[..len].escape_ascii()
-            );
+            assert_eq!(sniff(&bytes[..len]), expected, "{}", bytes[..len].escape_ascii());
         }
     }
 }
@@ -70,9 +57,7 @@ fn the_first_bytes_tell_the_wire() {
 #[test]
 fn a_verdict_stands_and_waiting_has_a_reason() {
     let alphabet: [&[u8]; 6] = [
-        &[
-            0x00, 0x01, 0x03, 0x0A, 0x19, b'G', b'M', b'P', 0x7F, 0x80, 0x88, 0xFF,
-        ],
+        &[0x00, 0x01, 0x03, 0x0A, 0x19, b'G', b'M', b'P', 0x7F, 0x80, 0x88, 0xFF],
         &[0x00, 0x01, 0x0A, b'E', b'R', b'O', 0x7F, 0x80, 0xFF],
         &[0x00, 0x01, 0x0A, 0x0E, b'T', b'P', b'S', 0x7F, 0x82],
         &[0x00, 0x01, 0x0E, b' ', b'C', b'T', 0x7F, 0x80, 0x82, 0xFF],
@@ -82,27 +67,14 @@ fn a_verdict_stands_and_waiting_has_a_reason() {
     let mut ends: BTreeMap<Vec<u8>, Vec<Sniff>> = BTreeMap::new();
     let mut words = vec![vec![]];
     for letters in alphabet {
-        words = words
-            .iter()
-            .flat_map(|w| letters.iter().map(move |&l| [&w[..], &[l]].concat()))
-            .collect();
+        words = words.iter().flat_map(|w| letters.iter().map(move |&l| [&w[..], &[l]].concat())).collect();
     }
     for word in words {
         let verdicts: Vec<_> = (0..=word.len()).map(|len| sniff(&word[..len])).collect();
-        let first = verdicts
-            .iter()
-            .position(|v| *v != NeedMore)
-            .expect("five bytes decide");
+        let first = verdicts.iter().position(|v| *v != NeedMore).expect("five bytes decide");
         let verdict = verdicts[first];
-        assert!(
-            verdicts[first..].iter().all(|v| *v == verdict),
-            "{word:x?} {verdicts:?}"
-        );
-        let end = if let Unknown(_) = verdict {
-            Unknown("")
-        } else {
-            verdict
-        };
+        assert!(verdicts[first..].iter().all(|v| *v == verdict), "{word:x?} {verdicts:?}");
+        let end = if let Unknown(_) = verdict { Unknown("") } else { verdict };
         for len in 0..first {
             let seen = ends.entry(word[..len].to_vec()).or_default();
             if !seen.contains(&end) {

@@ -24,46 +24,27 @@ fn mux_vectors_decode_wherever_they_are_cut() {
     for (name, frame) in frames() {
         let bytes = &vectors[name];
         for cut in 0..bytes.len() {
-            assert_eq!(
-                Frame::decode(&bytes[..cut]),
-                Ok(None),
-                "{name} cut at {cut}"
-            );
+            assert_eq!(Frame::decode(&bytes[..cut]), Ok(None), "{name} cut at {cut}");
         }
-        assert_eq!(
-            Frame::decode(bytes),
-            Ok(Some((frame, bytes.len()))),
-            "{name}"
-        );
+        assert_eq!(Frame::decode(bytes), Ok(Some((frame, bytes.len()))), "{name}");
     }
 }
 
 #[test]
 fn mux_frames_of_one_stream_come_out_one_by_one_in_pieces_of_any_size() {
     let (vectors, expected) = (vectors(), frames());
-    let stream: Vec<u8> = expected
-        .iter()
-        .flat_map(|(name, _)| vectors[*name].clone())
-        .collect();
+    let stream: Vec<u8> = expected.iter().flat_map(|(name, _)| vectors[*name].clone()).collect();
     for size in 1..=stream.len() {
         let (mut seen, mut buffer) = (0, Vec::new());
         for piece in stream.chunks(size) {
             buffer.extend_from_slice(piece);
             while let Some((frame, len)) = Frame::decode(&buffer).expect("legal frames") {
-                assert!(
-                    frame == expected[seen].1,
-                    "{} in pieces of {size}",
-                    expected[seen].0
-                );
+                assert!(frame == expected[seen].1, "{} in pieces of {size}", expected[seen].0);
                 seen += 1;
                 buffer = buffer[len..].to_vec();
             }
         }
-        assert_eq!(
-            (seen, buffer.len()),
-            (expected.len(), 0),
-            "in pieces of {size}"
-        );
+        assert_eq!((seen, buffer.len()), (expected.len(), 0), "in pieces of {size}");
     }
 }
 
@@ -130,17 +111,11 @@ fn a_legacy_header_size_is_judged_before_the_header_comes() {
     for (dialect, zero, eleven) in cases {
         assert!(decode_head(dialect, zero, 100).is_err(), "{dialect:?}");
         assert!(decode_head(dialect, eleven, 10).is_err(), "{dialect:?}");
-        assert_eq!(
-            decode_head(dialect, eleven, 11),
-            Ok(Step::Need(eleven.len() + 11))
-        );
+        assert_eq!(decode_head(dialect, eleven, 11), Ok(Step::Need(eleven.len() + 11)));
     }
     assert!(decode_head(Dialect::LittleEndian, &[0xFF; 4], MAX_HEADER).is_err());
     assert!(decode_head(Dialect::Varint, &[0xFF; 5], MAX_HEADER).is_err());
-    assert_eq!(
-        decode_head(Dialect::Varint, &[0xFF; 4], MAX_HEADER),
-        Ok(Step::Need(5))
-    );
+    assert_eq!(decode_head(Dialect::Varint, &[0xFF; 4], MAX_HEADER), Ok(Step::Need(5)));
 }
 
 #[test]
@@ -156,41 +131,20 @@ fn a_legacy_header_without_readable_names_is_refused() {
     ];
     for (what, header) in cases {
         let bytes = [&[header.len() as u8], header].concat();
-        assert!(
-            decode_head(Dialect::Varint, &bytes, MAX_HEADER).is_err(),
-            "{what}"
-        );
+        assert!(decode_head(Dialect::Varint, &bytes, MAX_HEADER).is_err(), "{what}");
     }
     let swapped = b"\x0e\x18\x07\x22\x02??\x12\x01m\x0a\x03Svc";
-    let head = RequestHead {
-        service: "Svc",
-        method: "m",
-        args_size: 7,
-    };
-    assert_eq!(
-        decode_head(Dialect::Varint, swapped, MAX_HEADER),
-        Ok(Step::Done(head, 15))
-    );
+    let head = RequestHead { service: "Svc", method: "m", args_size: 7 };
+    assert_eq!(decode_head(Dialect::Varint, swapped, MAX_HEADER), Ok(Step::Done(head, 15)));
 }
 
 #[test]
 fn a_wrong_magic_is_refused_with_its_first_wrong_byte() {
     for at in 0..4 {
-        let mut bytes = Header {
-            kind: 4,
-            flags: 0,
-            meta_len: 0,
-            body_len: 0,
-            call_id: 0,
-        }
-        .encode();
+        let mut bytes = Header { kind: 4, flags: 0, meta_len: 0, body_len: 0, call_id: 0 }.encode();
         bytes[at] ^= 0x20;
         for len in 0..=bytes.len() {
-            assert_eq!(
-                Header::decode(&bytes[..len]).is_err(),
-                len > at,
-                "byte {at}, {len} bytes"
-            );
+            assert_eq!(Header::decode(&bytes[..len]).is_err(), len > at, "byte {at}, {len} bytes");
         }
     }
 }
@@ -205,12 +159,7 @@ fn kinds_keep_their_numbers() {
 
 #[test]
 fn a_hello_without_a_version_is_refused() {
-    for meta in [
-        b"".as_slice(),
-        b"\x08\x00\x10\x07",
-        b"\x10\x07",
-        b"\x08\x01\x10",
-    ] {
+    for meta in [b"".as_slice(), b"\x08\x00\x10\x07", b"\x10\x07", b"\x08\x01\x10"] {
         assert!(Hello::decode(meta).is_err(), "{}", hex(meta));
     }
     assert_eq!(Hello::decode(b"\x08\x02").map(|hello| hello.version), Ok(2));
@@ -239,42 +188,24 @@ impl<'a> Frame<'a> {
         match (Kind::from_wire(self.kind), &self.meta) {
             (Some(Kind::Hello), Meta::Hello(hello)) => hello.write(&mut out),
             (Some(kind), Meta::Request(meta)) => {
-                let start = mux::start_frame(&mut out, kind, self.flags, self.call_id, |out| {
-                    meta.encode(out)
-                });
+                let start =
+                    mux::start_frame(&mut out, kind, self.flags, self.call_id, |out| meta.encode(out));
                 assert_eq!(meta.encoded_len(), out.len() - start - mux::HEADER_LEN);
                 out.extend_from_slice(self.body);
                 mux::finish_frame(&mut out, start);
             }
             (Some(kind), Meta::Response(meta)) => {
-                let start = mux::start_frame(&mut out, kind, self.flags, self.call_id, |out| {
-                    meta.encode(out)
-                });
+                let start =
+                    mux::start_frame(&mut out, kind, self.flags, self.call_id, |out| meta.encode(out));
                 assert_eq!(meta.encoded_len(), out.len() - start - mux::HEADER_LEN);
                 out.extend_from_slice(self.body);
                 mux::finish_frame(&mut out, start);
             }
-            (Some(kind), Meta::Other([])) => {
-                mux::write_control(&mut out, kind, self.call_id, self.body)
-            }
+            (Some(kind), Meta::Other([])) => mux::write_control(&mut out, kind, self.call_id, self.body),
             (_, Meta::Other(meta)) => {
                 let (meta_len, body_len) = (meta.len() as u16, self.body.len() as u32);
-                let Self {
-                    kind,
-                    flags,
-                    call_id,
-                    ..
-                } = *self;
-                out.extend(
-                    Header {
-                        kind,
-                        flags,
-                        meta_len,
-                        body_len,
-                        call_id,
-                    }
-                    .encode(),
-                );
+                let Self { kind, flags, call_id, .. } = *self;
+                out.extend(Header { kind, flags, meta_len, body_len, call_id }.encode());
                 out.extend([*meta, self.body].concat());
             }
             other => panic!("no such frame: {other:?}"),
@@ -300,22 +231,8 @@ impl<'a> Frame<'a> {
             Some(Kind::Response) => Meta::Response(ResponseMeta::decode(meta)?),
             _ => Meta::Other(meta),
         };
-        let Header {
-            kind,
-            flags,
-            call_id,
-            ..
-        } = header;
-        Ok(Some((
-            Self {
-                kind,
-                flags,
-                call_id,
-                meta,
-                body,
-            },
-            end,
-        )))
+        let Header { kind, flags, call_id, .. } = header;
+        Ok(Some((Self { kind, flags, call_id, meta, body }, end)))
     }
 }
 
@@ -334,43 +251,15 @@ fn frames() -> Vec<(&'static str, Frame<'static>)> {
         min_ping_interval_ms: 1_000,
         max_calls: 1_024,
     };
-    let hello_of = |hello| Frame {
-        kind: 0,
-        flags: 0,
-        call_id: 0,
-        meta: Meta::Hello(hello),
-        body: b"",
-    };
-    let request = |call_id, meta, body| Frame {
-        kind: 1,
-        flags: mux::END,
-        call_id,
-        meta: Meta::Request(meta),
-        body,
-    };
-    let response = |call_id, meta, body| Frame {
-        kind: 2,
-        flags: mux::END,
-        call_id,
-        meta: Meta::Response(meta),
-        body,
-    };
-    let control = |kind, call_id, body| Frame {
-        kind,
-        flags: 0,
-        call_id,
-        meta: Meta::Other(b""),
-        body,
-    };
+    let hello_of = |hello| Frame { kind: 0, flags: 0, call_id: 0, meta: Meta::Hello(hello), body: b"" };
+    let request =
+        |call_id, meta, body| Frame { kind: 1, flags: mux::END, call_id, meta: Meta::Request(meta), body };
+    let response =
+        |call_id, meta, body| Frame { kind: 2, flags: mux::END, call_id, meta: Meta::Response(meta), body };
+    let control = |kind, call_id, body| Frame { kind, flags: 0, call_id, meta: Meta::Other(b""), body };
     let fine = ResponseMeta::default;
     vec![
-        (
-            "hello_minimal",
-            hello_of(Hello {
-                version: 1,
-                ..Hello::default()
-            }),
-        ),
+        ("hello_minimal", hello_of(Hello { version: 1, ..Hello::default() })),
         ("hello", hello_of(hello)),
         ("request_login", request(1, login(Some(5_000_000)), LOGIN)),
         ("request_no_timeout", request(2, login(None), b"")),
@@ -391,24 +280,13 @@ fn frames() -> Vec<(&'static str, Frame<'static>)> {
         ("response_empty", response(2, fine(), b"")),
         (
             "response_stages",
-            response(
-                3,
-                ResponseMeta {
-                    stages_us: vec![12, 3_400, 0],
-                    ..fine()
-                },
-                b"\x0a\x00",
-            ),
+            response(3, ResponseMeta { stages_us: vec![12, 3_400, 0], ..fine() }, b"\x0a\x00"),
         ),
         (
             "response_error",
             response(
                 4,
-                ResponseMeta {
-                    code: 12,
-                    message: "no method fixbug.UserServiceRpc/Logn",
-                    ..fine()
-                },
+                ResponseMeta { code: 12, message: "no method fixbug.UserServiceRpc/Logn", ..fine() },
                 b"",
             ),
         ),
@@ -437,13 +315,7 @@ fn frames() -> Vec<(&'static str, Frame<'static>)> {
         ("goaway_caller", control(6, 0, b"done")),
         (
             "unknown_kind",
-            Frame {
-                kind: 9,
-                flags: 0xFF,
-                call_id: 1,
-                meta: Meta::Other(b"\0\0"),
-                body: b"\x01\x02\x03",
-            },
+            Frame { kind: 9, flags: 0xFF, call_id: 1, meta: Meta::Other(b"\0\0"), body: b"\x01\x02\x03" },
         ),
     ]
 }
@@ -451,11 +323,7 @@ fn frames() -> Vec<(&'static str, Frame<'static>)> {
 type LegacyRequest = (&'static str, Dialect, RequestHead<'static>, &'static [u8]);
 
 fn legacy_requests() -> Vec<LegacyRequest> {
-    let head = |service, method, args_size| RequestHead {
-        service,
-        method,
-        args_size,
-    };
+    let head = |service, method, args_size| RequestHead { service, method, args_size };
     let login = head("UserServiceRpc", "Login", 19);
     let friends = head("FriendServiceRpc", "GetFriendsList", 3);
     let long = concat!(
@@ -467,32 +335,15 @@ fn legacy_requests() -> Vec<LegacyRequest> {
         ("legacy_le_login", Dialect::LittleEndian, login, LOGIN),
         ("legacy_be_login", Dialect::BigEndian, login, LOGIN),
         ("legacy_varint_login", Dialect::Varint, login, LOGIN),
-        (
-            "legacy_le_friends",
-            Dialect::LittleEndian,
-            friends,
-            b"\x08\xe8\x07",
-        ),
-        (
-            "legacy_le_no_args",
-            Dialect::LittleEndian,
-            head("UserServiceRpc", "Login", 0),
-            b"",
-        ),
-        (
-            "legacy_varint_long_name",
-            Dialect::Varint,
-            head(long, "M", 0),
-            b"",
-        ),
+        ("legacy_le_friends", Dialect::LittleEndian, friends, b"\x08\xe8\x07"),
+        ("legacy_le_no_args", Dialect::LittleEndian, head("UserServiceRpc", "Login", 0), b""),
+        ("legacy_varint_long_name", Dialect::Varint, head(long, "M", 0), b""),
     ]
 }
 
 fn vectors() -> BTreeMap<String, Vec<u8>> {
     let text = include_str!("../../proto/vectors.txt");
-    let lines = text
-        .lines()
-        .filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
     let parse = |line: &str| {
         let (name, hex) = line.split_once(':').expect("`name: hex`");
         let bytes = hex.trim().as_bytes().chunks(2).map(|digits| {

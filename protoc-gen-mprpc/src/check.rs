@@ -32,27 +32,14 @@ pub(crate) fn check_messages(proto: &FileDescriptorProto) -> Result<Vec<String>,
 /// Refuses two files that would be one module: protobuf-codegen ignores directories.
 pub(crate) fn distinct_modules(request: &CodeGeneratorRequest) -> Result<(), Error> {
     let mut seen: HashMap<String, &str> = HashMap::new();
-    for proto in request
-        .proto_file
-        .iter()
-        .map(FileDescriptorProto::name)
-        .filter(|name| !is_built_in(name))
-    {
+    for proto in request.proto_file.iter().map(FileDescriptorProto::name).filter(|name| !is_built_in(name)) {
         let stem = names::module(proto);
         if stem.is_empty() {
-            return Err(Error::new(format!(
-                "{proto:?}: no module can be named after this file"
-            )));
+            return Err(Error::new(format!("{proto:?}: no module can be named after this file")));
         }
-        let services = request
-            .file_to_generate
-            .iter()
-            .any(|name| name == proto)
-            .then(|| format!("{stem}_mprpc"));
-        for module in [Some(names::escaped(&stem)), services]
-            .into_iter()
-            .flatten()
-        {
+        let services =
+            request.file_to_generate.iter().any(|name| name == proto).then(|| format!("{stem}_mprpc"));
+        for module in [Some(names::escaped(&stem)), services].into_iter().flatten() {
             if let Some(other) = seen.insert(module.clone(), proto) {
                 return Err(same_module(other, proto, &module));
             }

@@ -9,11 +9,7 @@ pub(crate) struct Comments<'a>(HashMap<&'a [i32], &'a Location>);
 impl<'a> Comments<'a> {
     pub(crate) fn new(file: &'a FileDescriptorProto) -> Self {
         let locations = file.source_code_info.iter().flat_map(|info| &info.location);
-        Self(
-            locations
-                .map(|location| (location.path.as_slice(), location))
-                .collect(),
-        )
+        Self(locations.map(|location| (location.path.as_slice(), location)).collect())
     }
 
     /// Doc lines of the element at `path`: the comment before it, then the one behind it. Empty if there is none.
@@ -37,16 +33,10 @@ fn rustdoc(comment: &str) -> Vec<String> {
     let lines: Vec<String> = comment.lines().map(clean).collect();
     let mut out: Vec<String> = Vec::new();
     let mut fence = Fence::None;
-    for line in lines
-        .iter()
-        .map(|line| line.strip_prefix(' ').unwrap_or(line))
-    {
+    for line in lines.iter().map(|line| line.strip_prefix(' ').unwrap_or(line)) {
         let text = line.trim_start();
-        let indented =
-            text.len() < line.len() && (line.starts_with("    ") || line.starts_with('\t'));
-        let marker = ["```", "~~~"]
-            .into_iter()
-            .find(|marker| text.starts_with(marker));
+        let indented = text.len() < line.len() && (line.starts_with("    ") || line.starts_with('\t'));
+        let marker = ["```", "~~~"].into_iter().find(|marker| text.starts_with(marker));
         match (&fence, marker) {
             (Fence::Own(open), Some(marker)) if marker == *open => {
                 out.push("```".to_owned());
@@ -70,11 +60,7 @@ fn rustdoc(comment: &str) -> Vec<String> {
             fence = Fence::Indent;
         }
         match (&fence, marker) {
-            (Fence::Indent, _) => out.push(
-                line.strip_prefix("    ")
-                    .unwrap_or(text)
-                    .replace("```", "'''"),
-            ),
+            (Fence::Indent, _) => out.push(line.strip_prefix("    ").unwrap_or(text).replace("```", "'''")),
             (_, Some(marker)) => {
                 out.push("```text".to_owned());
                 fence = Fence::Own(marker);
@@ -116,8 +102,7 @@ fn close_indent(out: &mut Vec<String>) {
 /// Drops what the compiler refuses in a comment: control characters, and those that turn the writing direction.
 fn clean(line: &str) -> String {
     let refused = |c: char| {
-        (c.is_control() && c != '\t')
-            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        (c.is_control() && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     line.trim_end().chars().filter(|&c| !refused(c)).collect()
 }
@@ -146,51 +131,26 @@ mod tests {
     fn an_indented_line_is_text_and_not_a_doctest() {
         assert_eq!(
             rustdoc(" Logs in:\n\n     stub.login()\n\n     again()\n after"),
-            [
-                "Logs in:",
-                "",
-                "```text",
-                "stub.login()",
-                "",
-                "again()",
-                "```",
-                "",
-                "after"
-            ]
+            ["Logs in:", "", "```text", "stub.login()", "", "again()", "```", "", "after"]
         );
         assert_eq!(rustdoc("     only code"), ["```text", "only code", "```"]);
-        assert_eq!(
-            rustdoc("     code\n\n\n text"),
-            ["```text", "code", "```", "", "", "text"]
-        );
+        assert_eq!(rustdoc("     code\n\n\n text"), ["```text", "code", "```", "", "", "text"]);
     }
 
     #[test]
     fn an_indented_line_inside_a_paragraph_stays_in_it() {
-        assert_eq!(
-            rustdoc(" - one\n     more of one"),
-            ["- one", "    more of one"]
-        );
+        assert_eq!(rustdoc(" - one\n     more of one"), ["- one", "    more of one"]);
     }
 
     #[test]
     fn fences_are_text_and_always_closed() {
-        assert_eq!(
-            rustdoc(" ```\n panic!()\n ```"),
-            ["```text", "panic!()", "```"]
-        );
-        assert_eq!(
-            rustdoc(" ~~~rust\n a\n ```\n b"),
-            ["```text", "a", "'''", "b", "```"]
-        );
+        assert_eq!(rustdoc(" ```\n panic!()\n ```"), ["```text", "panic!()", "```"]);
+        assert_eq!(rustdoc(" ~~~rust\n a\n ```\n b"), ["```text", "a", "'''", "b", "```"]);
     }
 
     #[test]
     fn brackets_are_no_links_and_tags_are_no_html() {
-        assert_eq!(
-            rustdoc(" see [Other] and `a[0]` <b>"),
-            ["see \\[Other\\] and `a[0]` \\<b>"]
-        );
+        assert_eq!(rustdoc(" see [Other] and `a[0]` <b>"), ["see \\[Other\\] and `a[0]` \\<b>"]);
         assert_eq!(rustdoc(" an odd ` and [x]"), ["an odd ` and \\[x\\]"]);
     }
 

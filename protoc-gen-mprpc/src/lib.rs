@@ -48,13 +48,6 @@ pub struct GeneratedFile {
 pub fn generate(request: &CodeGeneratorRequest) -> Result<Generated, Error> {
     let generic_services = options::parameter(request.parameter())?;
     let model = model::Model::new(request, generic_services)?;
-    let files = model
-        .files
-        .iter()
-        .map(emit::file)
-        .collect::<Result<_, _>>()?;
-    Ok(Generated {
-        files,
-        warnings: model.warnings,
-    })
+    let files = model.files.iter().map(emit::file).collect::<Result<_, _>>()?;
+    Ok(Generated { files, warnings: model.warnings })
 }

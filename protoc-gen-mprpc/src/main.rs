@@ -33,11 +33,8 @@ fn run() -> Result<(), Box<dyn std::error::Error>> {
             for warning in generated.warnings {
                 eprintln!("mprpc: warning: {warning}");
             }
-            response.file = generated
-                .files
-                .into_iter()
-                .map(|file| response_file(file.name, file.content))
-                .collect();
+            response.file =
+                generated.files.into_iter().map(|file| response_file(file.name, file.content)).collect();
         }
         Err(error) => response.set_error(error.to_string()),
     }

@@ -57,25 +57,15 @@ pub(crate) struct Message {
 }
 
 impl Model {
-    pub(crate) fn new(
-        request: &CodeGeneratorRequest,
-        rule: GenericServices,
-    ) -> Result<Self, Error> {
-        let protos: HashMap<&str, &FileDescriptorProto> = request
-            .proto_file
-            .iter()
-            .map(|file| (file.name(), file))
-            .collect();
+    pub(crate) fn new(request: &CodeGeneratorRequest, rule: GenericServices) -> Result<Self, Error> {
+        let protos: HashMap<&str, &FileDescriptorProto> =
+            request.proto_file.iter().map(|file| (file.name(), file)).collect();
         distinct_modules(request)?;
         let types = Types::new(&request.proto_file)?;
-        let mut model = Self {
-            files: Vec::new(),
-            warnings: Vec::new(),
-        };
+        let mut model = Self { files: Vec::new(), warnings: Vec::new() };
         for name in &request.file_to_generate {
-            let proto = protos
-                .get(name.as_str())
-                .ok_or_else(|| Error::new(format!("{name}: not in the request")))?;
+            let proto =
+                protos.get(name.as_str()).ok_or_else(|| Error::new(format!("{name}: not in the request")))?;
             model.warnings.extend(check_messages(proto)?);
             let file = File::new(proto, &types, rule)?;
             model.warnings.extend(file.skipped_warning());
@@ -86,29 +76,15 @@ impl Model {
 }
 
 impl File {
-    fn new(
-        proto: &FileDescriptorProto,
-        types: &Types,
-        rule: GenericServices,
-    ) -> Result<Self, Error> {
+    fn new(proto: &FileDescriptorProto, types: &Types, rule: GenericServices) -> Result<Self, Error> {
         let triggered = options::triggered(proto.options.get_or_default());
-        let names: Vec<String> = proto
-            .service
-            .iter()
-            .map(|service| service.name().to_owned())
-            .collect();
+        let names: Vec<String> = proto.service.iter().map(|service| service.name().to_owned()).collect();
         let package = proto.package();
         if !package.is_empty() && !package.split('.').all(names::is_identifier) {
-            return Err(Error::new(format!(
-                "{}: {package:?} is not a name for a package",
-                proto.name()
-            )));
+            return Err(Error::new(format!("{}: {package:?} is not a name for a package", proto.name())));
         }
         if let Some(name) = names.iter().find(|name| !names::is_identifier(name)) {
-            return Err(Error::new(format!(
-                "{}: {name:?} is not a name for a service",
-                proto.name()
-            )));
+            return Err(Error::new(format!("{}: {name:?} is not a name for a service", proto.name())));
         }
         let mut file = Self {
             proto: proto.name().to_owned(),
@@ -119,11 +95,7 @@ impl File {
         if !triggered && rule == GenericServices::Warn {
             file.skipped = names;
         } else if !triggered && rule == GenericServices::Require && !names.is_empty() {
-            return Err(Error::new(format!(
-                "{}: {} not generated: {ADD_TRIGGER}",
-                file.proto,
-                list(&names)
-            )));
+            return Err(Error::new(format!("{}: {} not generated: {ADD_TRIGGER}", file.proto, list(&names))));
         } else {
             file.services = services(proto, types)?;
         }
@@ -131,13 +103,8 @@ impl File {
     }
 
     fn skipped_warning(&self) -> Option<String> {
-        (!self.skipped.is_empty()).then(|| {
-            format!(
-                "{}: {} skipped: {ADD_TRIGGER}",
-                self.proto,
-                list(&self.skipped)
-            )
-        })
+        (!self.skipped.is_empty())
+            .then(|| format!("{}: {} skipped: {ADD_TRIGGER}", self.proto, list(&self.skipped)))
     }
 }
 
@@ -178,17 +145,9 @@ fn methods(
     comments: &Comments<'_>,
     types: &Types,
 ) -> Result<Vec<Method>, Error> {
-    let wire_names: Vec<&str> = service
-        .method
-        .iter()
-        .map(MethodDescriptorProto::name)
-        .collect();
+    let wire_names: Vec<&str> = service.method.iter().map(MethodDescriptorProto::name).collect();
     let refuse = |name: &str, why: &str| {
-        Error::new(format!(
-            "{}: method {}.{name}: {why}",
-            proto.name(),
-            full_name(proto, service.name())
-        ))
+        Error::new(format!("{}: method {}.{name}: {why}", proto.name(), full_name(proto, service.name())))
     };
     let names = names::methods(&wire_names);
     let methods = service.method.iter().zip(names).enumerate();
@@ -205,19 +164,12 @@ fn methods(
                 ));
             }
             let message = |name: &str| {
-                types
-                    .get(name)
-                    .ok_or_else(|| refuse(method.name(), "its types are not in the request"))
+                types.get(name).ok_or_else(|| refuse(method.name(), "its types are not in the request"))
             };
             Ok(Method {
                 name: name.to_owned(),
                 rust,
-                docs: comments.lines(&[
-                    path[0],
-                    path[1],
-                    METHOD,
-                    i32::try_from(i).unwrap_or(i32::MAX),
-                ]),
+                docs: comments.lines(&[path[0], path[1], METHOD, i32::try_from(i).unwrap_or(i32::MAX)]),
                 deprecated: method.options.deprecated(),
                 input: message(method.input_type())?,
                 output: message(method.output_type())?,
@@ -236,11 +188,7 @@ fn full_name(proto: &FileDescriptorProto, name: &str) -> String {
 }
 
 fn list(services: &[String]) -> String {
-    let plural = if services.len() == 1 {
-        "service"
-    } else {
-        "services"
-    };
+    let plural = if services.len() == 1 { "service" } else { "services" };
     format!("{plural} {}", services.join(", "))
 }
 

@@ -6,9 +6,7 @@ use std::collections::HashSet;
 /// Whether `name` is an identifier of the protobuf language. Only such names reach the generated source.
 pub(crate) fn is_identifier(name: &str) -> bool {
     let mut bytes = name.bytes();
-    bytes
-        .next()
-        .is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
+    bytes.next().is_some_and(|b| b.is_ascii_alphabetic() || b == b'_')
         && bytes.all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
@@ -16,22 +14,13 @@ pub(crate) fn is_identifier(name: &str) -> bool {
 pub(crate) fn module(proto: &str) -> String {
     let file = proto.rsplit(['/', '\\']).next().unwrap_or(proto);
     let stem = file.strip_suffix(".proto").unwrap_or(file);
-    let valid = |(i, c): (usize, char)| {
-        c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit())
-    };
-    stem.chars()
-        .enumerate()
-        .map(|(i, c)| if valid((i, c)) { c } else { '_' })
-        .collect()
+    let valid = |(i, c): (usize, char)| c == '_' || c.is_ascii_alphabetic() || (i > 0 && c.is_ascii_digit());
+    stem.chars().enumerate().map(|(i, c)| if valid((i, c)) { c } else { '_' }).collect()
 }
 
 /// A name as protobuf-codegen writes it: a keyword gets an underscore.
 pub(crate) fn escaped(name: &str) -> String {
-    if CODEGEN_KEYWORDS.contains(&name) {
-        format!("{name}_")
-    } else {
-        name.to_owned()
-    }
+    if CODEGEN_KEYWORDS.contains(&name) { format!("{name}_") } else { name.to_owned() }
 }
 
 /// Whether protobuf-codegen writes `name` as it is although Rust reserves it, and since which edition.
@@ -71,11 +60,7 @@ impl Names {
 /// The trait of a service: its name with the suffix `Rpc`.
 pub(crate) fn service(name: &str) -> String {
     let camel = name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains('_');
-    let name = if camel {
-        name.to_owned()
-    } else {
-        name.to_upper_camel_case()
-    };
+    let name = if camel { name.to_owned() } else { name.to_upper_camel_case() };
     match name.strip_suffix("Rpc") {
         Some(_) => name,
         None => format!("{name}Rpc"),
@@ -101,17 +86,10 @@ pub(crate) struct MethodNames {
 /// declared first: `XAsync` beside `X` becomes `x_async_`.
 pub(crate) fn methods(wire_names: &[&str]) -> Vec<MethodNames> {
     let bases: Vec<String> = wire_names.iter().map(|name| base(name)).collect();
-    let generated: HashSet<String> = bases
-        .iter()
-        .flat_map(|base| SUFFIXES.map(|suffix| format!("{base}{suffix}")))
-        .collect();
-    let mut names = Names(
-        RESERVED
-            .iter()
-            .map(|&name| name.to_owned())
-            .chain(generated.iter().cloned())
-            .collect(),
-    );
+    let generated: HashSet<String> =
+        bases.iter().flat_map(|base| SUFFIXES.map(|suffix| format!("{base}{suffix}"))).collect();
+    let mut names =
+        Names(RESERVED.iter().map(|&name| name.to_owned()).chain(generated.iter().cloned()).collect());
     let calls: Vec<String> = bases.iter().map(|base| names.take(base.clone())).collect();
     names.0.retain(|name| !generated.contains(name));
     let mut derive = |base: &str, suffix: &str| names.take(format!("{base}{suffix}"));
@@ -131,11 +109,7 @@ pub(crate) fn methods(wire_names: &[&str]) -> Vec<MethodNames> {
 /// Snake case; a name without letters, such as `_1`, keeps an underscore in front.
 fn base(wire_name: &str) -> String {
     let name = wire_name.to_snake_case();
-    if is_identifier(&name) {
-        name
-    } else {
-        format!("_{name}")
-    }
+    if is_identifier(&name) { name } else { format!("_{name}") }
 }
 
 /// A function name that may be a keyword.
@@ -151,33 +125,23 @@ fn raw(name: String) -> String {
 const SUFFIXES: [&str; 4] = ["_deferred", "_async", "_start", "_batch"];
 
 /// Generated beside the methods, or methods of prelude traits that every type has and that would be hidden.
-const RESERVED: [&str; 8] = [
-    "new",
-    "with",
-    "controlled_by",
-    "descriptor",
-    "service",
-    "clone",
-    "into",
-    "try_into",
-];
+const RESERVED: [&str; 8] =
+    ["new", "with", "controlled_by", "descriptor", "service", "clone", "into", "try_into"];
 
 const RUST_KEYWORDS: [&str; 47] = [
-    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "do", "dyn",
-    "else", "enum", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop",
-    "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref", "return", "static",
-    "struct", "trait", "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual",
-    "where", "while", "yield",
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "do", "dyn", "else",
+    "enum", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
+    "move", "mut", "override", "priv", "pub", "ref", "return", "static", "struct", "trait", "true", "try",
+    "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
 ];
 
 /// What protobuf-codegen 3.7.2 takes for keywords.
 const CODEGEN_KEYWORDS: [&str; 56] = [
-    "_", "as", "async", "await", "break", "crate", "dyn", "else", "enum", "extern", "false", "fn",
-    "for", "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref",
-    "return", "static", "self", "Self", "struct", "super", "true", "trait", "type", "unsafe",
-    "use", "while", "continue", "box", "const", "where", "virtual", "proc", "alignof", "become",
-    "offsetof", "priv", "pure", "sizeof", "typeof", "unsized", "yield", "do", "abstract", "final",
-    "override", "macro",
+    "_", "as", "async", "await", "break", "crate", "dyn", "else", "enum", "extern", "false", "fn", "for",
+    "if", "impl", "in", "let", "loop", "match", "mod", "move", "mut", "pub", "ref", "return", "static",
+    "self", "Self", "struct", "super", "true", "trait", "type", "unsafe", "use", "while", "continue", "box",
+    "const", "where", "virtual", "proc", "alignof", "become", "offsetof", "priv", "pure", "sizeof", "typeof",
+    "unsized", "yield", "do", "abstract", "final", "override", "macro",
 ];
 
 #[cfg(test)]
@@ -185,10 +149,7 @@ mod tests {
     use super::*;
 
     fn calls(wire_names: &[&str]) -> Vec<String> {
-        methods(wire_names)
-            .into_iter()
-            .map(|names| names.call)
-            .collect()
+        methods(wire_names).into_iter().map(|names| names.call).collect()
     }
 
     #[test]
@@ -213,24 +174,8 @@ mod tests {
 
     #[test]
     fn services_get_the_suffix_once() {
-        let names = [
-            "UserServiceRpc",
-            "Greeter",
-            "snake_case",
-            "lower",
-            "HTTPGate",
-        ]
-        .map(service);
-        assert_eq!(
-            names,
-            [
-                "UserServiceRpc",
-                "GreeterRpc",
-                "SnakeCaseRpc",
-                "LowerRpc",
-                "HTTPGateRpc"
-            ]
-        );
+        let names = ["UserServiceRpc", "Greeter", "snake_case", "lower", "HTTPGate"].map(service);
+        assert_eq!(names, ["UserServiceRpc", "GreeterRpc", "SnakeCaseRpc", "LowerRpc", "HTTPGateRpc"]);
         assert_eq!(constant("UserServiceRpc"), "USER_SERVICE_RPC");
     }
 
@@ -245,35 +190,18 @@ mod tests {
 
     #[test]
     fn a_method_gives_way_to_generated_functions_wherever_it_stands() {
-        assert_eq!(
-            calls(&["New", "With", "ControlledBy"]),
-            ["new_", "with_", "controlled_by_"]
-        );
+        assert_eq!(calls(&["New", "With", "ControlledBy"]), ["new_", "with_", "controlled_by_"]);
         assert_eq!(calls(&["XAsync", "X"]), ["x_async_", "x"]);
         assert_eq!(calls(&["X", "XAsync"]), ["x", "x_async_"]);
-        assert_eq!(
-            calls(&["GetURL", "GetUrl", "get_url"]),
-            ["get_url", "get_url_", "get_url__"]
-        );
+        assert_eq!(calls(&["GetURL", "GetUrl", "get_url"]), ["get_url", "get_url_", "get_url__"]);
     }
 
     #[test]
     fn no_name_is_given_twice() {
-        let names = methods(&[
-            "X",
-            "x",
-            "X_",
-            "XAsync",
-            "XAsyncAsync",
-            "x_async",
-            "XDeferred",
-            "New",
-            "NewAsync",
-        ]);
-        let all: Vec<String> = names
-            .into_iter()
-            .flat_map(|n| [n.call, n.deferred, n.asynchronous, n.start, n.batch])
-            .collect();
+        let names =
+            methods(&["X", "x", "X_", "XAsync", "XAsyncAsync", "x_async", "XDeferred", "New", "NewAsync"]);
+        let all: Vec<String> =
+            names.into_iter().flat_map(|n| [n.call, n.deferred, n.asynchronous, n.start, n.batch]).collect();
         let distinct: HashSet<&String> = all.iter().collect();
         assert_eq!(distinct.len(), all.len(), "{all:?}");
     }

@@ -30,11 +30,7 @@ impl GenericServices {
 /// Reads the parameter of a request: `key=value`, separated by commas.
 pub(crate) fn parameter(text: &str) -> Result<GenericServices, Error> {
     let mut generic_services = GenericServices::default();
-    for option in text
-        .split(',')
-        .map(str::trim)
-        .filter(|option| !option.is_empty())
-    {
+    for option in text.split(',').map(str::trim).filter(|option| !option.is_empty()) {
         generic_services = match option.split_once('=') {
             Some(("generic_services", "warn")) => GenericServices::Warn,
             Some(("generic_services", "require")) => GenericServices::Require,

@@ -16,11 +16,8 @@ impl Types {
                 Some(module) => format!("::protobuf::{module}"),
                 None => format!("super::{}", names::escaped(&names::module(file.name()))),
             };
-            let package = if file.package().is_empty() {
-                String::new()
-            } else {
-                format!(".{}", file.package())
-            };
+            let package =
+                if file.package().is_empty() { String::new() } else { format!(".{}", file.package()) };
             for message in &file.message_type {
                 types
                     .add(message, &package, &module)
@@ -56,14 +53,9 @@ impl Types {
 
 /// The module below `::protobuf` that has the types of a file, if the protobuf crate brings them.
 pub(crate) fn crate_module(proto: &str) -> Option<String> {
-    match proto
-        .strip_prefix("google/protobuf/")?
-        .strip_suffix(".proto")?
-    {
+    match proto.strip_prefix("google/protobuf/")?.strip_suffix(".proto")? {
         "descriptor" => Some("descriptor".to_owned()),
-        stem if WELL_KNOWN.contains(&stem) => {
-            Some(format!("well_known_types::{}", names::escaped(stem)))
-        }
+        stem if WELL_KNOWN.contains(&stem) => Some(format!("well_known_types::{}", names::escaped(stem))),
         _ => None,
     }
 }
@@ -79,11 +71,7 @@ pub(crate) struct Unescaped {
 /// Finds the names in a file that protobuf-codegen writes as they are although Rust reserves them.
 pub(crate) fn unescaped_names(file: &FileDescriptorProto) -> Vec<Unescaped> {
     let mut found = Vec::new();
-    look(
-        "the module of the file",
-        &names::module(file.name()),
-        &mut found,
-    );
+    look("the module of the file", &names::module(file.name()), &mut found);
     for message in &file.message_type {
         look_into(message, file.package(), &mut found);
     }
@@ -101,9 +89,8 @@ fn look_into(message: &DescriptorProto, scope: &str, found: &mut Vec<Unescaped>)
     for oneof in &message.oneof_decl {
         look(&format!("a oneof of {full_name}"), oneof.name(), found);
     }
-    let is_module = !message.nested_type.is_empty()
-        || !message.enum_type.is_empty()
-        || !message.oneof_decl.is_empty();
+    let is_module =
+        !message.nested_type.is_empty() || !message.enum_type.is_empty() || !message.oneof_decl.is_empty();
     if is_module {
         look(
             &format!("the module of the types in {full_name}"),
@@ -128,20 +115,12 @@ fn look_into_enum(enumeration: &EnumDescriptorProto, scope: &str, found: &mut Ve
 
 fn look(what: &str, name: &str, found: &mut Vec<Unescaped>) {
     if let Some(edition) = names::unescaped(name) {
-        found.push(Unescaped {
-            what: what.to_owned(),
-            name: name.to_owned(),
-            edition,
-        });
+        found.push(Unescaped { what: what.to_owned(), name: name.to_owned(), edition });
     }
 }
 
 fn join(scope: &str, name: &str) -> String {
-    if scope.is_empty() {
-        name.to_owned()
-    } else {
-        format!("{scope}.{name}")
-    }
+    if scope.is_empty() { name.to_owned() } else { format!("{scope}.{name}") }
 }
 
 const WELL_KNOWN: [&str; 10] = [

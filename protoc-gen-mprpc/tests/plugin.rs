@@ -25,13 +25,7 @@ fn a_file_without_trigger_gets_a_comment_and_a_warning() {
     assert!(run.status.success());
     let said = stderr(&run);
     assert_eq!(said.lines().count(), 1, "{said}");
-    for part in [
-        "warning",
-        "chat.proto",
-        "ChatRpc",
-        "cc_generic_services",
-        "mprpc.service",
-    ] {
+    for part in ["warning", "chat.proto", "ChatRpc", "cc_generic_services", "mprpc.service"] {
         assert!(said.contains(part), "{part} in {said}");
     }
     let made = files.read("chat_mprpc.rs");
@@ -52,28 +46,19 @@ fn the_parameter_decides_about_a_missing_trigger() {
     let run = files.plugin("chat.proto", "generic_services=require");
     assert!(!run.status.success());
     assert!(
-        stderr(&run)
-            .contains("chat.proto: service ChatRpc not generated: add `option cc_generic_services"),
+        stderr(&run).contains("chat.proto: service ChatRpc not generated: add `option cc_generic_services"),
         "{}",
         stderr(&run)
     );
 
     let run = files.plugin("chat.proto", "generic_services=ignore");
-    assert!(
-        run.status.success() && run.stderr.is_empty(),
-        "{}",
-        stderr(&run)
-    );
+    assert!(run.status.success() && run.stderr.is_empty(), "{}", stderr(&run));
     assert!(files.read("chat_mprpc.rs").contains("pub trait ChatRpc"));
 
     for wrong in ["generic_services=perhaps", "speed=high", "generic_services"] {
         let run = files.plugin("chat.proto", wrong);
         assert!(!run.status.success());
-        assert!(
-            stderr(&run).contains(&format!("unknown parameter `{wrong}`")),
-            "{}",
-            stderr(&run)
-        );
+        assert!(stderr(&run).contains(&format!("unknown parameter `{wrong}`")), "{}", stderr(&run));
     }
 }
 
@@ -81,22 +66,14 @@ fn the_parameter_decides_about_a_missing_trigger() {
 fn the_second_trigger_needs_no_deprecated_option() {
     let files = Files::new(&[(
         "chat.proto",
-        &proto3(&format!(
-            "import \"mprpc/options.proto\"; option (mprpc.service) = true; {CHAT}"
-        )),
+        &proto3(&format!("import \"mprpc/options.proto\"; option (mprpc.service) = true; {CHAT}")),
     )]);
     let run = files.plugin("chat.proto", "");
     assert_eq!(stderr(&run), "");
     assert!(files.read("chat_mprpc.rs").contains("pub trait ChatRpc"));
-    files
-        .helper(&["chat.proto"])
-        .expect("the helper brings mprpc/options.proto along");
+    files.helper(&["chat.proto"]).expect("the helper brings mprpc/options.proto along");
     assert!(files.read("chat_mprpc.rs").contains("pub trait ChatRpc"));
-    assert!(
-        !files.read("mod.rs").contains("options"),
-        "{}",
-        files.read("mod.rs")
-    );
+    assert!(!files.read("mod.rs").contains("options"), "{}", files.read("mod.rs"));
     assert!(!files.read("chat.rs").contains("super::options"));
 }
 
@@ -105,13 +82,8 @@ fn the_options_file_does_not_take_a_name_from_the_user() {
     let chat = proto3(&format!(
         "import \"mprpc/options.proto\"; import \"options.proto\"; option (mprpc.service) = true; {CHAT} message N {{ O o = 1; }}"
     ));
-    let files = Files::new(&[
-        ("chat.proto", &chat),
-        ("options.proto", &proto3("message O {}")),
-    ]);
-    files
-        .helper(&["chat.proto"])
-        .expect("an options.proto of the user's own");
+    let files = Files::new(&[("chat.proto", &chat), ("options.proto", &proto3("message O {}"))]);
+    files.helper(&["chat.proto"]).expect("an options.proto of the user's own");
     assert!(files.read("mod.rs").contains("pub mod options;"));
 }
 
@@ -123,10 +95,7 @@ fn streaming_methods_are_refused_by_name() {
     let files = Files::new(&[("chat.proto", &proto3(&text))]);
     let run = files.plugin("chat.proto", "");
     assert!(!run.status.success());
-    for said in [
-        stderr(&run),
-        files.helper(&["chat.proto"]).expect_err("refused"),
-    ] {
+    for said in [stderr(&run), files.helper(&["chat.proto"]).expect_err("refused")] {
         for part in ["chat.proto", "talk.Chat.Watch", "streaming"] {
             assert!(said.contains(part), "{part} in {said}");
         }
@@ -136,22 +105,13 @@ fn streaming_methods_are_refused_by_name() {
 #[test]
 fn editions_are_refused() {
     let files = Files::new(&[
-        (
-            "chat.proto",
-            &format!("edition = \"2023\"; {TRIGGER} {CHAT}"),
-        ),
-        (
-            "user.proto",
-            &proto3("import \"chat.proto\"; message N { M m = 1; }"),
-        ),
+        ("chat.proto", &format!("edition = \"2023\"; {TRIGGER} {CHAT}")),
+        ("user.proto", &proto3("import \"chat.proto\"; message N { M m = 1; }")),
     ]);
     assert!(!files.plugin("chat.proto", "").status.success());
     for root in ["chat.proto", "user.proto"] {
         let said = files.helper(&[root]).expect_err("refused");
-        assert!(
-            said.contains("chat.proto: editions are not supported"),
-            "{said}"
-        );
+        assert!(said.contains("chat.proto: editions are not supported"), "{said}");
     }
 }
 
@@ -163,9 +123,7 @@ fn equal_module_names_are_refused() {
         ("b/user.proto", &b),
         (
             "both.proto",
-            &proto3(
-                "import \"a/user.proto\"; import \"b/user.proto\"; message N { a.M a = 1; b.M b = 2; }",
-            ),
+            &proto3("import \"a/user.proto\"; import \"b/user.proto\"; message N { a.M a = 1; b.M b = 2; }"),
         ),
     ]);
     let run = files.plugin("both.proto", "");
@@ -173,60 +131,35 @@ fn equal_module_names_are_refused() {
     for said in [
         stderr(&run),
         files.helper(&["both.proto"]).expect_err("imports"),
-        files
-            .helper(&["a/user.proto", "b/user.proto"])
-            .expect_err("roots"),
+        files.helper(&["a/user.proto", "b/user.proto"]).expect_err("roots"),
     ] {
         for part in ["a/user.proto", "b/user.proto", "module `user`"] {
             assert!(said.contains(part), "{part} in {said}");
         }
     }
     let files = Files::new(&[
-        (
-            "user.proto",
-            &proto3("import \"user_mprpc.proto\"; message N { M m = 1; }"),
-        ),
+        ("user.proto", &proto3("import \"user_mprpc.proto\"; message N { M m = 1; }")),
         ("user_mprpc.proto", &proto3("message M {}")),
     ]);
     assert!(
-        files
-            .helper(&["user.proto"])
-            .expect_err("services and messages")
-            .contains("module `user_mprpc`")
+        files.helper(&["user.proto"]).expect_err("services and messages").contains("module `user_mprpc`")
     );
 }
 
 #[test]
 fn names_that_protobuf_codegen_does_not_escape_are_reported() {
     let files = Files::new(&[
-        (
-            "chat.proto",
-            &proto3("package p; message M { string try = 1; }"),
-        ),
-        (
-            "soft.proto",
-            &proto3("package p; message M { string gen = 1; }"),
-        ),
+        ("chat.proto", &proto3("package p; message M { string try = 1; }")),
+        ("soft.proto", &proto3("package p; message M { string gen = 1; }")),
     ]);
-    for said in [
-        stderr(&files.plugin("chat.proto", "")),
-        files.helper(&["chat.proto"]).expect_err("refused"),
-    ] {
-        assert!(
-            said.contains("chat.proto: a field of p.M is called `try`"),
-            "{said}"
-        );
+    for said in [stderr(&files.plugin("chat.proto", "")), files.helper(&["chat.proto"]).expect_err("refused")]
+    {
+        assert!(said.contains("chat.proto: a field of p.M is called `try`"), "{said}");
     }
     let run = files.plugin("soft.proto", "");
     assert!(run.status.success());
-    assert!(
-        stderr(&run).contains("soft.proto: a field of p.M is called `gen`"),
-        "{}",
-        stderr(&run)
-    );
-    files
-        .helper(&["soft.proto"])
-        .expect("edition 2021 takes it");
+    assert!(stderr(&run).contains("soft.proto: a field of p.M is called `gen`"), "{}", stderr(&run));
+    files.helper(&["soft.proto"]).expect("edition 2021 takes it");
 }
 
 #[test]
@@ -245,15 +178,9 @@ fn a_timeout_of_zero_is_refused() {
 
 #[test]
 fn what_protoc_refuses_is_told_in_its_words() {
-    let files = Files::new(&[(
-        "chat.proto",
-        "syntax = \"proto3\"; message M { Nowhere n = 1; }",
-    )]);
+    let files = Files::new(&[("chat.proto", "syntax = \"proto3\"; message M { Nowhere n = 1; }")]);
     let said = files.helper(&["chat.proto"]).expect_err("refused");
-    assert!(
-        said.contains("chat.proto:1:") && said.contains("\"Nowhere\" is not defined"),
-        "{said}"
-    );
+    assert!(said.contains("chat.proto:1:") && said.contains("\"Nowhere\" is not defined"), "{said}");
     let said = files.helper(&["missing.proto"]).expect_err("refused");
     assert!(said.contains("missing.proto"), "{said}");
 }
@@ -262,23 +189,11 @@ fn what_protoc_refuses_is_told_in_its_words() {
 fn bytes_fields_can_be_shared() {
     let files = Files::new(&[("blob.proto", &proto3("message Blob { bytes data = 1; }"))]);
     files.helper(&["blob.proto"]).expect("compiles");
-    assert!(
-        files
-            .read("blob.rs")
-            .contains("pub data: ::std::vec::Vec<u8>")
-    );
-    let config = Config::new()
-        .out_dir(files.out())
-        .tokio_bytes(true)
-        .generic_services(GenericServices::Require);
-    config
-        .compile(&[files.folder().join("blob.proto")], &[files.folder()])
-        .expect("compiles");
-    assert!(
-        files.read("blob.rs").contains("pub data: ::bytes::Bytes"),
-        "{}",
-        files.read("blob.rs")
-    );
+    assert!(files.read("blob.rs").contains("pub data: ::std::vec::Vec<u8>"));
+    let config =
+        Config::new().out_dir(files.out()).tokio_bytes(true).generic_services(GenericServices::Require);
+    config.compile(&[files.folder().join("blob.proto")], &[files.folder()]).expect("compiles");
+    assert!(files.read("blob.rs").contains("pub data: ::bytes::Bytes"), "{}", files.read("blob.rs"));
 }
 
 #[test]
@@ -288,11 +203,7 @@ fn messages_have_the_reflection_that_the_runtime_needs() {
     );
     let files = Files::new(&[("chat.proto", &proto3(&text))]);
     files.helper(&["chat.proto"]).expect("compiles");
-    assert!(
-        files
-            .read("chat.rs")
-            .contains("impl ::protobuf::MessageFull for M")
-    );
+    assert!(files.read("chat.rs").contains("impl ::protobuf::MessageFull for M"));
 }
 
 #[test]
@@ -307,19 +218,10 @@ fn an_import_gets_its_messages_and_no_services() {
         ),
     ]);
     files.helper(&["user.proto"]).expect("compiles");
-    let modules: Vec<String> = files
-        .read("mod.rs")
-        .lines()
-        .filter(|line| line.starts_with("pub mod"))
-        .map(str::to_owned)
-        .collect();
-    assert_eq!(
-        modules,
-        ["pub mod chat;", "pub mod user;", "pub mod user_mprpc;"]
-    );
-    files
-        .helper(&["user.proto", "chat.proto"])
-        .expect("compiles");
+    let modules: Vec<String> =
+        files.read("mod.rs").lines().filter(|line| line.starts_with("pub mod")).map(str::to_owned).collect();
+    assert_eq!(modules, ["pub mod chat;", "pub mod user;", "pub mod user_mprpc;"]);
+    files.helper(&["user.proto", "chat.proto"]).expect("compiles");
     assert!(files.read("mod.rs").contains("pub mod chat_mprpc;"));
 }
 
@@ -331,12 +233,7 @@ fn input_that_is_no_request_is_an_error_of_the_plugin() {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the plugin");
-    plugin
-        .stdin
-        .take()
-        .expect("its input")
-        .write_all(&[0xff; 64])
-        .expect("bytes");
+    plugin.stdin.take().expect("its input").write_all(&[0xff; 64]).expect("bytes");
     let run = plugin.wait_with_output().expect("ends");
     assert!(!run.status.success() && run.stdout.is_empty());
     assert!(stderr(&run).contains("not a request"), "{}", stderr(&run));
@@ -348,14 +245,8 @@ fn only_identifiers_become_source() {
     let mut good = FileDescriptorProto::new();
     good.set_name("dir/evil\n.proto".to_owned());
     good.set_package("p".to_owned());
-    good.message_type.push(DescriptorProto {
-        name: Some("M".to_owned()),
-        ..Default::default()
-    });
-    let mut service = ServiceDescriptorProto {
-        name: Some("Chat".to_owned()),
-        ..Default::default()
-    };
+    good.message_type.push(DescriptorProto { name: Some("M".to_owned()), ..Default::default() });
+    let mut service = ServiceDescriptorProto { name: Some("Chat".to_owned()), ..Default::default() };
     let m = Some(".p.M".to_owned());
     service.method.push(MethodDescriptorProto {
         name: Some("Say".to_owned()),
@@ -366,9 +257,7 @@ fn only_identifiers_become_source() {
     good.service.push(service);
     let content = generated(good.clone()).expect("names as they should be");
     assert!(
-        content.starts_with(
-            "// @generated by protoc-gen-mprpc from dir/evil .proto. Do not edit.\n\n"
-        ),
+        content.starts_with("// @generated by protoc-gen-mprpc from dir/evil .proto. Do not edit.\n\n"),
         "{content}"
     );
 
@@ -391,10 +280,7 @@ fn generated(file: FileDescriptorProto) -> Result<String, protoc_gen_mprpc::Erro
     request.file_to_generate.push(file.name().to_owned());
     request.set_parameter("generic_services=ignore".to_owned());
     request.proto_file.push(file);
-    Ok(protoc_gen_mprpc::generate(&request)?
-        .files
-        .remove(0)
-        .content)
+    Ok(protoc_gen_mprpc::generate(&request)?.files.remove(0).content)
 }
 
 /// Some `.proto` files in a folder, and another folder for the output.
@@ -425,20 +311,12 @@ impl Files {
     }
 
     fn plugin(&self, file: &str, parameter: &str) -> Output {
-        protoc(
-            &[self.folder(), &repository().join("proto")],
-            file,
-            &self.out(),
-            parameter,
-        )
+        protoc(&[self.folder(), &repository().join("proto")], file, &self.out(), parameter)
     }
 
     fn helper(&self, roots: &[&str]) -> Result<(), String> {
         let roots: Vec<_> = roots.iter().map(|root| self.folder().join(root)).collect();
-        Config::new()
-            .out_dir(self.out())
-            .compile(&roots, &[self.folder()])
-            .map_err(|e| format!("{e:?}"))
+        Config::new().out_dir(self.out()).compile(&roots, &[self.folder()]).map_err(|e| format!("{e:?}"))
     }
 }
 

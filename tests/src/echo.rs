@@ -37,10 +37,7 @@ impl EchoServiceRpc for Echo {
             None => Ok(request),
             Some(suffix) => {
                 let suffix = String::from_utf8_lossy(suffix);
-                Ok(Text {
-                    text: format!("{}{suffix}", request.text),
-                    ..Default::default()
-                })
+                Ok(Text { text: format!("{}{suffix}", request.text), ..Default::default() })
             }
         }
     }
@@ -82,10 +79,7 @@ impl EchoServiceRpc for Echo {
     fn later_deferred(&self, _: Controller, request: Nap, reply: Reply<Text>) {
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(request.ms.into()));
-            reply.send(Ok(Text {
-                text: "later".into(),
-                ..Default::default()
-            }));
+            reply.send(Ok(Text { text: "later".into(), ..Default::default() }));
         });
     }
 
@@ -107,13 +101,9 @@ impl EchoServiceRpc for Echo {
 /// An application with these settings, which logs into a directory of its own.
 pub fn app(settings: &[(&str, &str)]) -> MprpcApplication {
     let dir = std::env::temp_dir().join(format!("mprpc-tests-{}", std::process::id()));
-    let dir = dir
-        .to_str()
-        .expect("the temporary directory has a plain name");
+    let dir = dir.to_str().expect("the temporary directory has a plain name");
     std::fs::create_dir_all(dir).expect("the temporary directory can be written");
-    let mut config = MprpcConfig::default()
-        .with("log_dir", dir)
-        .expect("a directory");
+    let mut config = MprpcConfig::default().with("log_dir", dir).expect("a directory");
     for (key, value) in settings {
         config = config.with(key, *value).expect("a good setting");
     }
@@ -125,8 +115,6 @@ pub fn serve(app: &MprpcApplication) -> (RunningProvider, Arc<Echo>) {
     let echo = Arc::new(Echo::default());
     let mut provider = RpcProvider::new(app);
     provider.bind(SocketAddr::from(([127, 0, 0, 1], 0)));
-    provider
-        .notify_service(EchoServiceRpc::service(echo.clone()))
-        .expect("a new service");
+    provider.notify_service(EchoServiceRpc::service(echo.clone())).expect("a new service");
     (provider.start().expect("a free port"), echo)
 }

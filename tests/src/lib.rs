@@ -24,9 +24,7 @@ pub use process::Process;
 
 /// The repository's root.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("tests/ lies in the root")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root")
 }
 
 /// A program of this workspace: in `MPRPC_BIN_DIR`, else beside the running test.
@@ -36,28 +34,20 @@ pub fn root() -> &'static Path {
 pub fn program(name: &str) -> Command {
     let dir = std::env::var_os("MPRPC_BIN_DIR").map_or_else(beside_the_test, PathBuf::from);
     let path = dir.join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: run `cargo build --workspace` first",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: run `cargo build --workspace` first", path.display());
     Command::new(path)
 }
 
 /// A script of `tests/peers`, run by `python3`.
 pub fn peer(script: &str) -> Command {
     let mut command = Command::new("python3");
-    command
-        .arg(root().join("tests/peers").join(script))
-        .env("PYTHONDONTWRITEBYTECODE", "1");
+    command.arg(root().join("tests/peers").join(script)).env("PYTHONDONTWRITEBYTECODE", "1");
     command
 }
 
 /// The ZooKeeper that the tests may use, `MPRPC_TEST_ZK` (`host:port`). Says so when there is none.
 pub fn zookeeper() -> Option<String> {
-    let found = std::env::var("MPRPC_TEST_ZK")
-        .ok()
-        .filter(|address| !address.is_empty());
+    let found = std::env::var("MPRPC_TEST_ZK").ok().filter(|address| !address.is_empty());
     if found.is_none() {
         eprintln!("skipped: MPRPC_TEST_ZK does not name a ZooKeeper (scripts/test.sh starts one)");
     }
@@ -84,17 +74,10 @@ impl TempDir {
     ///
     /// # Panics
     /// The system's directory for such things cannot be written.
-    #[expect(
-        clippy::new_without_default,
-        reason = "each value is another directory"
-    )]
+    #[expect(clippy::new_without_default, reason = "each value is another directory")]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let path = std::env::temp_dir().join(format!(
-            "mprpc-tests-{}-{}",
-            id(),
-            NEXT.fetch_add(1, Relaxed)
-        ));
+        let path = std::env::temp_dir().join(format!("mprpc-tests-{}-{}", id(), NEXT.fetch_add(1, Relaxed)));
         fs::create_dir_all(&path).expect("a writable directory for temporary files");
         Self(path)
     }
@@ -127,8 +110,5 @@ impl Drop for TempDir {
 
 fn beside_the_test() -> PathBuf {
     let test = std::env::current_exe().expect("the running program has a path");
-    test.ancestors()
-        .nth(2)
-        .expect("a test runs in target/PROFILE/deps")
-        .to_path_buf()
+    test.ancestors().nth(2).expect("a test runs in target/PROFILE/deps").to_path_buf()
 }

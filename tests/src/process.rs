@@ -26,22 +26,12 @@ impl Process {
     /// It cannot be started.
     pub fn start(mut command: Command) -> Self {
         let name = format!("{command:?}");
-        let command = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
-        let mut child = command
-            .spawn()
-            .unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap_or_else(|error| panic!("cannot start {name}: {error}"));
         let (lines, received) = channel();
         pass_on(child.stdout.take(), lines.clone());
         pass_on(child.stderr.take(), lines);
-        Self {
-            name,
-            child,
-            lines: received,
-            seen: Vec::new(),
-        }
+        Self { name, child, lines: received, seen: Vec::new() }
     }
 
     /// The first line that contains `text`, of those that came or will come within `limit`.
@@ -56,14 +46,9 @@ impl Process {
                 return line.clone();
             }
             at = self.seen.len();
-            match self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.seen.push(line),
-                Err(RecvTimeoutError::Timeout) => {
-                    self.fail(&format!("no line with {text:?} in {limit:?}"))
-                }
+                Err(RecvTimeoutError::Timeout) => self.fail(&format!("no line with {text:?} in {limit:?}")),
                 Err(RecvTimeoutError::Disconnected) => {
                     self.fail(&format!("ended without a line with {text:?}"))
                 }
@@ -78,10 +63,7 @@ impl Process {
     pub fn finish(mut self, limit: Duration) -> (ExitStatus, Vec<String>) {
         let end = Instant::now() + limit;
         loop {
-            match self
-                .lines
-                .recv_timeout(end.saturating_duration_since(Instant::now()))
-            {
+            match self.lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
                 Ok(line) => self.seen.push(line),
                 Err(RecvTimeoutError::Timeout) => self.fail(&format!("still runs after {limit:?}")),
                 Err(RecvTimeoutError::Disconnected) => break, // both outputs are closed
@@ -125,11 +107,7 @@ impl Process {
     }
 
     fn fail(&self, what: &str) -> ! {
-        panic!(
-            "{}: {what}; its output:\n{}",
-            self.name,
-            self.seen.join("\n")
-        )
+        panic!("{}: {what}; its output:\n{}", self.name, self.seen.join("\n"))
     }
 }
 

@@ -6,9 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mprpc_runtime::{
-    CallOptions, Code, Error, InProcessChannel, MprpcChannel, MprpcController, Pending,
-};
+use mprpc_runtime::{CallOptions, Code, Error, InProcessChannel, MprpcChannel, MprpcController, Pending};
 use mprpc_tests::{
     echo::{Echo, app, serve},
     proto::{
@@ -20,17 +18,11 @@ use mprpc_tests::{
 const LONG: Duration = Duration::from_secs(20);
 
 fn text(text: &str) -> Text {
-    Text {
-        text: text.into(),
-        ..Default::default()
-    }
+    Text { text: text.into(), ..Default::default() }
 }
 
 fn nap(ms: u32) -> Nap {
-    Nap {
-        ms,
-        ..Default::default()
-    }
+    Nap { ms, ..Default::default() }
 }
 
 fn ms(n: u64) -> Duration {
@@ -72,9 +64,7 @@ fn callbacks_futures_and_batches_bring_the_answers() {
             let (n, said) = told.recv_timeout(LONG).unwrap();
             assert_eq!(said, n.to_string());
         }
-        let pending: Vec<_> = (0..300)
-            .map(|n| stub.echo_start(&text(&n.to_string())))
-            .collect();
+        let pending: Vec<_> = (0..300).map(|n| stub.echo_start(&text(&n.to_string()))).collect();
         for (n, pending) in pending.into_iter().enumerate() {
             assert_eq!(pending.wait().unwrap().text, n.to_string());
         }
@@ -92,9 +82,7 @@ fn a_callback_may_call_on() {
         let next = stub.clone();
         stub.echo_async(&text("one"), move |reply| {
             let first = reply.unwrap().text;
-            next.echo_async(&text("two"), move |reply| {
-                tell.send(first + &reply.unwrap().text).unwrap()
-            });
+            next.echo_async(&text("two"), move |reply| tell.send(first + &reply.unwrap().text).unwrap());
         });
         assert_eq!(told.recv_timeout(LONG).unwrap(), "onetwo");
     });
@@ -108,8 +96,7 @@ fn a_blocking_call_in_a_callback_is_an_error_and_no_deadlock() {
         stub.echo_async(&text("one"), move |_| {
             let inner: Result<Text, Error> = next.echo(&text("two"));
             let waited: Result<Text, Error> = next.echo_start(&text("three")).wait();
-            tell.send((inner.unwrap_err().to_string(), waited.is_err()))
-                .unwrap();
+            tell.send((inner.unwrap_err().to_string(), waited.is_err())).unwrap();
         });
         let (error, waited) = told.recv_timeout(LONG).unwrap();
         assert!(error.contains("reactor"), "{error}");
@@ -162,27 +149,14 @@ fn futures_can_be_awaited_on_any_executor() {
 #[test]
 fn failures_keep_their_code_text_and_details() {
     with_stub(&[], |stub, _| {
-        let request = Failure {
-            code: 5,
-            text: "no such user".into(),
-            ..Default::default()
-        };
-        for error in [
-            stub.fail(&request).unwrap_err(),
-            stub.fail_start(&request).wait().unwrap_err(),
-        ] {
+        let request = Failure { code: 5, text: "no such user".into(), ..Default::default() };
+        for error in [stub.fail(&request).unwrap_err(), stub.fail_start(&request).wait().unwrap_err()] {
             let status = error.status().unwrap();
-            assert_eq!(
-                (status.code(), status.message()),
-                (Code::NotFound, "no such user")
-            );
+            assert_eq!((status.code(), status.message()), (Code::NotFound, "no such user"));
             assert_eq!(status.details(), [1, 2, 3]);
             assert!(!error.did_not_run());
             let line = error.to_string();
-            assert!(
-                line.contains("NOT_FOUND mprpc.tests.EchoService/Fail at 127.0.0.1:"),
-                "{line}"
-            );
+            assert!(line.contains("NOT_FOUND mprpc.tests.EchoService/Fail at 127.0.0.1:"), "{line}");
         }
     });
 }
@@ -191,10 +165,7 @@ fn failures_keep_their_code_text_and_details() {
 fn a_panic_is_an_internal_error_of_its_call_alone() {
     with_stub(&[], |stub, _| {
         for _ in 0..20 {
-            assert_eq!(
-                stub.panic(&Nothing::new()).unwrap_err().code(),
-                Code::Internal
-            );
+            assert_eq!(stub.panic(&Nothing::new()).unwrap_err().code(), Code::Internal);
             assert_eq!(stub.echo(&text("alive")).unwrap().text, "alive");
         }
     });
@@ -204,19 +175,13 @@ fn a_panic_is_an_internal_error_of_its_call_alone() {
 fn deadlines_end_calls_on_time_and_reach_the_handler() {
     with_stub(&[], |stub, echo| {
         let hasty = stub.with(CallOptions::new().timeout(ms(100)));
-        let forms: [fn(&EchoServiceRpc_Stub) -> Result<Nothing, Error>; 2] = [
-            |stub| stub.sleep(&nap(5000)),
-            |stub| stub.sleep_start(&nap(5000)).wait(),
-        ];
+        let forms: [fn(&EchoServiceRpc_Stub) -> Result<Nothing, Error>; 2] =
+            [|stub| stub.sleep(&nap(5000)), |stub| stub.sleep_start(&nap(5000)).wait()];
         for form in forms {
             let began = Instant::now();
             let error = form(&hasty).unwrap_err();
             assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-            assert!(
-                began.elapsed() >= ms(100) && began.elapsed() < ms(2000),
-                "{:?}",
-                began.elapsed()
-            );
+            assert!(began.elapsed() >= ms(100) && began.elapsed() < ms(2000), "{:?}", began.elapsed());
         }
         let began = Instant::now();
         while echo.cancelled.load(Ordering::SeqCst) < 2 {
@@ -225,14 +190,8 @@ fn deadlines_end_calls_on_time_and_reach_the_handler() {
         }
         let own = stub.hasty(&nap(3000)).unwrap_err();
         assert!(own.to_string().contains("of 200 ms"), "{own}");
-        let zero = stub
-            .with(CallOptions::new().timeout(Duration::ZERO))
-            .echo(&text("x"))
-            .unwrap_err();
-        assert!(
-            zero.did_not_run() && zero.code() == Code::DeadlineExceeded,
-            "{zero}"
-        );
+        let zero = stub.with(CallOptions::new().timeout(Duration::ZERO)).echo(&text("x")).unwrap_err();
+        assert!(zero.did_not_run() && zero.code() == Code::DeadlineExceeded, "{zero}");
     });
 }
 
@@ -278,11 +237,7 @@ fn cancelling_ends_the_call_here_and_there() {
         canceller.join().unwrap();
         wait_for(3);
         controller.reset();
-        assert!(
-            stub.controlled_by(&mut controller)
-                .echo(&text("again"))
-                .is_ok()
-        );
+        assert!(stub.controlled_by(&mut controller).echo(&text("again")).is_ok());
         assert!(!controller.failed() && controller.error_text().is_empty());
     });
 }
@@ -294,24 +249,15 @@ fn metadata_and_attachments_reach_the_handler() {
         assert_eq!(suffixed.echo(&text("hi")).unwrap().text, "hi!");
         assert_eq!(suffixed.echo_start(&text("ho")).wait().unwrap().text, "ho!");
         let beside = stub.with(CallOptions::new().attachment(vec![9_u8; 100_000]));
-        assert_eq!(
-            beside.echo_blob(&Blob::new()).unwrap().data,
-            vec![9; 100_000]
-        );
-        assert_eq!(
-            beside.echo_blob_start(&Blob::new()).wait().unwrap().data,
-            vec![9; 100_000]
-        );
+        assert_eq!(beside.echo_blob(&Blob::new()).unwrap().data, vec![9; 100_000]);
+        assert_eq!(beside.echo_blob_start(&Blob::new()).wait().unwrap().data, vec![9; 100_000]);
     });
 }
 
 #[test]
 fn large_messages_pass_and_too_large_ones_name_the_setting() {
     with_stub(&[("max_body", "2M")], |stub, _| {
-        let blob = |n| Blob {
-            data: vec![5; n],
-            ..Default::default()
-        };
+        let blob = |n| Blob { data: vec![5; n], ..Default::default() };
         for n in [0, 1, 65_535, 65_536, 1 << 20] {
             assert_eq!(stub.echo_blob(&blob(n)).unwrap().data.len(), n);
             assert_eq!(stub.echo_blob_start(&blob(n)).wait().unwrap().data.len(), n);
@@ -319,10 +265,7 @@ fn large_messages_pass_and_too_large_ones_name_the_setting() {
         let big = stub.echo_blob(&blob(3 << 20)).unwrap_err();
         assert_eq!(big.code(), Code::ResourceExhausted);
         assert!(big.to_string().contains("max_body"), "{big}");
-        let reply = Blob {
-            reply_bytes: 3 << 20,
-            ..Default::default()
-        };
+        let reply = Blob { reply_bytes: 3 << 20, ..Default::default() };
         let big = stub.echo_blob(&reply).unwrap_err();
         assert!(big.to_string().contains("max_body"), "{big}");
         assert!(stub.echo(&text("still here")).is_ok());
@@ -336,10 +279,7 @@ fn nobody_at_the_address_is_unavailable_and_did_not_run() {
     let addr = provider.addr();
     provider.stop().unwrap();
     let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [addr]));
-    for error in [
-        stub.echo(&text("x")).unwrap_err(),
-        stub.echo_start(&text("x")).wait().unwrap_err(),
-    ] {
+    for error in [stub.echo(&text("x")).unwrap_err(), stub.echo_start(&text("x")).wait().unwrap_err()] {
         assert_eq!(error.code(), Code::Unavailable, "{error}");
         assert!(error.did_not_run(), "{error}");
         assert!(error.to_string().contains(&addr.to_string()), "{error}");
@@ -380,9 +320,7 @@ fn a_provider_that_restarts_is_found_again() {
     provider.stop().unwrap();
     let mut provider = mprpc_runtime::RpcProvider::new(&app);
     provider.bind(addr);
-    provider
-        .notify_service(EchoServiceRpc::service(Echo::default()))
-        .unwrap();
+    provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap();
     let running = provider.start().unwrap();
     assert_eq!(stub.echo(&text("back")).unwrap().text, "back");
     assert_eq!(stub.echo_start(&text("back")).wait().unwrap().text, "back");
@@ -393,17 +331,11 @@ fn a_provider_that_restarts_is_found_again() {
 fn a_full_worker_queue_refuses_and_says_so() {
     with_stub(&[("worker_threads", "1"), ("max_queue", "2")], |stub, _| {
         let pending: Vec<_> = (0..50).map(|_| stub.sleep_start(&nap(100))).collect();
-        let errors: Vec<Error> = pending
-            .into_iter()
-            .filter_map(|pending| pending.wait().err())
-            .collect();
+        let errors: Vec<Error> = pending.into_iter().filter_map(|pending| pending.wait().err()).collect();
         assert!(!errors.is_empty());
         for error in errors {
             assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
-            assert!(
-                error.did_not_run() && error.to_string().contains("max_queue"),
-                "{error}"
-            );
+            assert!(error.did_not_run() && error.to_string().contains("max_queue"), "{error}");
         }
     });
 }
@@ -428,37 +360,17 @@ fn the_legacy_wire_serves_the_same_service() {
         let server = app(&[]);
         let (provider, _) = serve(&server);
         let port = provider.addr().port().to_string();
-        let quiet = if protocol == "legacy-varint" {
-            "quiet"
-        } else {
-            "eof"
-        };
-        let caller = app(&[
-            ("rpcserverport", &port),
-            ("protocol", protocol),
-            ("legacy_end", quiet),
-        ]);
+        let quiet = if protocol == "legacy-varint" { "quiet" } else { "eof" };
+        let caller = app(&[("rpcserverport", &port), ("protocol", protocol), ("legacy_end", quiet)]);
         let stub = EchoServiceRpc_Stub::new(MprpcChannel::new(&caller).unwrap());
         for n in 0..5 {
             let said = format!("legacy {n}");
             assert_eq!(stub.echo(&text(&said)).unwrap().text, said, "{protocol}");
-            assert_eq!(
-                stub.echo_start(&text(&said)).wait().unwrap().text,
-                said,
-                "{protocol}"
-            );
+            assert_eq!(stub.echo_start(&text(&said)).wait().unwrap().text, said, "{protocol}");
         }
-        let big = Blob {
-            data: vec![3; 200_000],
-            ..Default::default()
-        };
+        let big = Blob { data: vec![3; 200_000], ..Default::default() };
         assert_eq!(stub.echo_blob(&big).unwrap().data.len(), 200_000);
-        let failed = stub
-            .fail(&Failure {
-                code: 5,
-                ..Default::default()
-            })
-            .unwrap_err();
+        let failed = stub.fail(&Failure { code: 5, ..Default::default() }).unwrap_err();
         assert_eq!(failed.code(), Code::Unavailable, "{failed}");
         assert!(!failed.did_not_run());
     }
@@ -466,37 +378,20 @@ fn the_legacy_wire_serves_the_same_service() {
 
 #[test]
 fn the_in_process_channel_needs_no_port() {
-    let stub = EchoServiceRpc_Stub::new(InProcessChannel::new(EchoServiceRpc::service(
-        Echo::default(),
-    )));
+    let stub = EchoServiceRpc_Stub::new(InProcessChannel::new(EchoServiceRpc::service(Echo::default())));
     assert_eq!(stub.echo(&text("near")).unwrap().text, "near");
     assert_eq!(stub.echo_start(&text("near")).wait().unwrap().text, "near");
     assert_eq!(stub.later(&nap(10)).unwrap().text, "later");
-    assert_eq!(
-        stub.fail(&Failure {
-            code: 5,
-            ..Default::default()
-        })
-        .unwrap_err()
-        .code(),
-        Code::NotFound
-    );
-    assert_eq!(
-        stub.panic(&Nothing::new()).unwrap_err().code(),
-        Code::Internal
-    );
+    assert_eq!(stub.fail(&Failure { code: 5, ..Default::default() }).unwrap_err().code(), Code::NotFound);
+    assert_eq!(stub.panic(&Nothing::new()).unwrap_err().code(), Code::Internal);
 }
 
 #[test]
 fn a_service_notified_twice_and_a_provider_without_services_are_errors() {
     let app = app(&[]);
     let mut provider = mprpc_runtime::RpcProvider::new(&app);
-    provider
-        .notify_service(EchoServiceRpc::service(Echo::default()))
-        .unwrap();
-    let twice = provider
-        .notify_service(EchoServiceRpc::service(Echo::default()))
-        .unwrap_err();
+    provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap();
+    let twice = provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap_err();
     assert!(twice.to_string().contains("twice"), "{twice}");
     let empty = mprpc_runtime::RpcProvider::new(&app).start().err().unwrap();
     assert!(empty.to_string().contains("notify_service"), "{empty}");

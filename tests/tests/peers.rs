@@ -34,16 +34,8 @@ fn clients_write_and_read_the_vectors() {
 #[test]
 fn legacy_client_accepts_the_reference() {
     let (_server, addr) = reference(&["--request-timeout", "1"]);
-    let whole = client(
-        "legacy_client.py",
-        addr,
-        &["--dialect", "all", "--cuts", "--request-timeout", "1"],
-    );
-    let bytes = client(
-        "legacy_client.py",
-        addr,
-        &["--dialect", "all", "--split", "1"],
-    );
+    let whole = client("legacy_client.py", addr, &["--dialect", "all", "--cuts", "--request-timeout", "1"]);
+    let bytes = client("legacy_client.py", addr, &["--dialect", "all", "--split", "1"]);
     whole.succeed(LONG);
     bytes.succeed(LONG);
 }
@@ -60,17 +52,8 @@ fn mux_client_accepts_the_reference_and_replies_out_of_order() {
 #[test]
 fn clients_notice_every_fault() {
     let legacy = ["clean-close", "pieces"].map(|fault| ("legacy_client.py", fault));
-    let mux = [
-        "twice",
-        "ids",
-        "silent-end",
-        "goaway-id",
-        "pong",
-        "end-flag",
-        "expired",
-        "limit",
-    ]
-    .map(|fault| ("mux_client.py", fault));
+    let mux = ["twice", "ids", "silent-end", "goaway-id", "pong", "end-flag", "expired", "limit"]
+        .map(|fault| ("mux_client.py", fault));
     for (script, fault) in legacy.into_iter().chain(mux) {
         let (_server, addr) = reference(&["--fault", fault]);
         let (status, lines) = client(script, addr, &["--timeout", "1"]).finish(LONG);
@@ -83,14 +66,11 @@ fn clients_notice_every_fault() {
 }
 
 /// Login{name "zhang san", pwd "123456"}, as a C++ caller sends it.
-const LOGIN: &[u8] =
-    b"\x19\0\0\0\x0a\x0eUserServiceRpc\x12\x05Login\x18\x13\x0a\x09zhang san\x12\x06123456";
+const LOGIN: &[u8] = b"\x19\0\0\0\x0a\x0eUserServiceRpc\x12\x05Login\x18\x13\x0a\x09zhang san\x12\x06123456";
 
 fn call(addr: SocketAddr, pieces: &[&[u8]]) -> Vec<u8> {
     let mut stream = TcpStream::connect_timeout(&addr, SOON).expect("the callee listens");
-    stream
-        .set_read_timeout(Some(SOON))
-        .expect("a limit above zero");
+    stream.set_read_timeout(Some(SOON)).expect("a limit above zero");
     stream.set_nodelay(true).expect("a connected socket");
     for piece in pieces {
         stream.write_all(piece).expect("the callee reads");
@@ -113,18 +93,11 @@ fn legacy_callee_serves_login_and_registers_it() {
     command.args(["--zk", &zk, "--calls", "1", "--service", "PeerTestRpc"]);
     let mut callee = Process::start(command);
     let addr = address_in(&callee.wait_line("listening on", SOON));
-    assert_eq!(
-        nodes("get", "/PeerTestRpc/Login").succeed(SOON),
-        [addr.to_string()]
-    );
+    assert_eq!(nodes("get", "/PeerTestRpc/Login").succeed(SOON), [addr.to_string()]);
     let login = [b"\x16\0\0\0\x0a\x0bPeerTestRpc".as_slice(), &LOGIN[20..]].concat();
     assert_eq!(call(addr, &[&login]), b"\x0a\0\x10\x01");
     callee.succeed(SOON);
-    assert_eq!(
-        nodes("ls", "/PeerTestRpc").succeed(SOON),
-        [""],
-        "the node ends with the session"
-    );
+    assert_eq!(nodes("ls", "/PeerTestRpc").succeed(SOON), [""], "the node ends with the session");
     nodes("delete", "/PeerTestRpc").succeed(SOON);
 }
 
@@ -142,8 +115,6 @@ fn legacy_callee_objects_to_a_request_in_pieces() {
 #[test]
 fn layer_check_finds_what_is_planted() {
     let mut command = Command::new("bash");
-    command
-        .arg(root().join("scripts/check-layers.sh"))
-        .arg("--self-test");
+    command.arg(root().join("scripts/check-layers.sh")).arg("--self-test");
     Process::start(command).succeed(LONG);
 }

@@ -47,9 +47,7 @@ pub(super) struct AsyncCall {
 impl AsyncCall {
     pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, attempts: Attempts, done: Done) {
         let now = Instant::now();
-        let picked = attempts
-            .may_start(call, now)
-            .and_then(|()| channel.pick(&attempts, now));
+        let picked = attempts.may_start(call, now).and_then(|()| channel.pick(&attempts, now));
         let peer = match picked {
             Ok(peer) => peer,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
@@ -97,9 +95,7 @@ impl AsyncCall {
                 let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
                 let to = shared.clone();
                 self.guard = Some(token.guard(move || {
-                    to.reactor
-                        .mailbox()
-                        .post(to.conn, Command::Cancel(tag), |_| ());
+                    to.reactor.mailbox().post(to.conn, Command::Cancel(tag), |_| ());
                 }));
                 tag
             }
@@ -107,20 +103,10 @@ impl AsyncCall {
         self.target = Some((peer, shared.clone()));
         let deadline = self.attempts.deadline;
         let empty_ok = self.attempts.method.empty_response;
-        let start = Command::Start {
-            tag,
-            deadline,
-            empty_ok,
-            done: self,
-        };
-        if let Err(Command::Start { done, .. }) =
-            shared.reactor.mailbox().try_post(shared.conn, start)
-        {
+        let start = Command::Start { tag, deadline, empty_ok, done: self };
+        if let Err(Command::Start { done, .. }) = shared.reactor.mailbox().try_post(shared.conn, start) {
             let text = "too many calls wait to be sent by this process";
-            done.complete(Err(Failure {
-                ran: Ran::No,
-                status: Status::resource_exhausted(text),
-            }));
+            done.complete(Err(Failure { ran: Ran::No, status: Status::resource_exhausted(text) }));
         }
     }
 
@@ -141,13 +127,7 @@ impl AsyncCall {
         let now = Instant::now();
         if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             let status = Status::cancelled("cancelled by the caller");
-            return Err((
-                self,
-                Failure {
-                    ran: Ran::No,
-                    status,
-                },
-            ));
+            return Err((self, Failure { ran: Ran::No, status }));
         }
         let peer = match self.channel.pick(&self.attempts, now) {
             Ok(peer) => peer,

@@ -38,16 +38,10 @@ pub(super) fn call(
     while let Some(mut connection) = peer.take_idle() {
         if connection.is_alive() {
             let result = connection.call(call, deadline, response);
-            return finish(peer, connection, result).map_err(|failure| Failed {
-                failure,
-                stale: true,
-            });
+            return finish(peer, connection, result).map_err(|failure| Failed { failure, stale: true });
         }
     }
-    let fresh = |failure| Failed {
-        failure,
-        stale: false,
-    };
+    let fresh = |failure| Failed { failure, stale: false };
     let mut connection = Blocking::connect(peer, settings, deadline).map_err(fresh)?;
     let result = connection.call(call, deadline, response);
     if !connection.conn.was_open() {
@@ -85,41 +79,26 @@ struct Ending<'a> {
 }
 
 impl Blocking {
-    fn connect(
-        peer: &Peer,
-        settings: &Arc<ClientSettings>,
-        deadline: Instant,
-    ) -> Result<Self, Failure> {
+    fn connect(peer: &Peer, settings: &Arc<ClientSettings>, deadline: Instant) -> Result<Self, Failure> {
         let began = Instant::now();
         let left = deadline.saturating_duration_since(began);
         let patience = settings.connect_timeout.min(left);
-        let did_not_run = |status| Failure {
-            ran: Ran::No,
-            status,
-        };
+        let did_not_run = |status| Failure { ran: Ran::No, status };
         if patience.is_zero() {
-            return Err(did_not_run(Status::deadline_exceeded(
-                "no time was left to connect",
-            )));
+            return Err(did_not_run(Status::deadline_exceeded("no time was left to connect")));
         }
         let stream = TcpStream::connect_timeout(&peer.addr, patience)
             .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
             .map_err(|error| {
                 peer.failed(Instant::now());
                 if error.kind() == ErrorKind::TimedOut && patience == left {
-                    return did_not_run(Status::deadline_exceeded(
-                        "the deadline passed while connecting",
-                    ));
+                    return did_not_run(Status::deadline_exceeded("the deadline passed while connecting"));
                 }
                 did_not_run(Status::unavailable(format!("cannot connect: {error}")))
             })?;
         let mut conn = ClientConnection::new(peer.wire, settings.clone(), began);
         conn.connected();
-        Ok(Self {
-            stream,
-            conn,
-            patience: Duration::ZERO,
-        })
+        Ok(Self { stream, conn, patience: Duration::ZERO })
     }
 
     fn call(
@@ -140,10 +119,7 @@ impl Blocking {
                 Some(token.guard(move || drop(stream.shutdown(Shutdown::Read))))
             }
         };
-        let mut ending = Ending {
-            response,
-            result: None,
-        };
+        let mut ending = Ending { response, result: None };
         let wire = self.conn.wire();
         let head = Head {
             method: call.method,
@@ -151,12 +127,7 @@ impl Blocking {
             metadata: &call.options.metadata,
             attachment: &call.options.attachment,
         };
-        let start = Start {
-            tag: TAG,
-            deadline,
-            empty_ok: call.method.empty_response,
-            done: (),
-        };
+        let start = Start { tag: TAG, deadline, empty_ok: call.method.empty_response, done: () };
         self.conn.start(
             start,
             |(), id, out| {
@@ -180,9 +151,7 @@ impl Blocking {
         let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
         let wait = until.saturating_duration_since(now);
         if wait.is_zero() {
-            return self
-                .conn
-                .timeout(now, &mut |(), outcome| ending.end(outcome));
+            return self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
         }
         let read = self.be_patient(wait).and_then(|()| self.read(ending));
         let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
@@ -204,10 +173,7 @@ impl Blocking {
             buffer.resize(READ_SIZE, 0);
             let n = self.stream.read(buffer)?;
             if n > 0 {
-                self.conn
-                    .receive(&buffer[..n], Instant::now(), &mut |(), outcome| {
-                        ending.end(outcome)
-                    });
+                self.conn.receive(&buffer[..n], Instant::now(), &mut |(), outcome| ending.end(outcome));
             }
             Ok(n)
         })
@@ -239,10 +205,7 @@ impl Blocking {
     /// Whether the connection, after some time in the pool, is as good as new.
     fn is_alive(&mut self) -> bool {
         let mut nobody = Nothing::default();
-        let mut ending = Ending {
-            response: &mut nobody,
-            result: None,
-        };
+        let mut ending = Ending { response: &mut nobody, result: None };
         if self.take_buffered(&mut ending) {
             self.flush(&mut ending);
         }
@@ -287,23 +250,17 @@ impl Blocking {
 impl Ending<'_> {
     fn end(&mut self, outcome: Outcome<'_>) {
         self.result = Some(outcome.and_then(|received| {
-            received
-                .body
-                .parse_into(self.response)
-                .map_err(|error| Failure {
-                    ran: Ran::Maybe,
-                    status: Status::internal(format!("the response cannot be parsed: {error}")),
-                })?;
+            received.body.parse_into(self.response).map_err(|error| Failure {
+                ran: Ran::Maybe,
+                status: Status::internal(format!("the response cannot be parsed: {error}")),
+            })?;
             Ok(extras(&received))
         }));
     }
 }
 
 fn is_timeout(error: &io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-    )
+    matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
 }
 
 thread_local! {

@@ -55,13 +55,7 @@ pub(super) fn request(
         }
         Wire::Legacy(dialect) => {
             let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            legacy::write_request_head(
-                out,
-                dialect,
-                head.method.short_service(),
-                head.method.name,
-                size,
-            );
+            legacy::write_request_head(out, dialect, head.method.short_service(), head.method.name, size);
             append(out, payload)
         }
     }
@@ -71,18 +65,14 @@ pub(super) fn request(
 pub(super) fn check_size(call: &Call<'_>) -> Result<(), Status> {
     let size = call.request.compute_size_dyn() + call.options.attachment.len() as u64;
     if size > MAX_FRAME {
-        let text =
-            format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
+        let text = format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
         return Err(Status::resource_exhausted(text));
     }
     let metadata = &call.options.metadata;
     if metadata.is_empty() {
         return Ok(());
     }
-    let size: usize = metadata
-        .iter()
-        .map(|(key, value)| key.len() + value.len() + 16)
-        .sum();
+    let size: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
     if size > MAX_METADATA {
         let text = format!("the metadata of {size} bytes is over {MAX_METADATA} bytes");
         return Err(Status::invalid_argument(text));

@@ -66,19 +66,8 @@ impl MprpcChannel {
 
     /// A channel to these addresses, whatever the configuration says, which speak mux.
     pub fn to(app: &MprpcApplication, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let endpoint = |addr| Endpoint {
-            addr,
-            wire: Wire::Mux,
-            weight: 100,
-            draining: false,
-            methods: None,
-        };
-        Self::on(
-            app,
-            Arc::new(DirectRegistry::new(
-                addrs.into_iter().map(endpoint).collect(),
-            )),
-        )
+        let endpoint = |addr| Endpoint { addr, wire: Wire::Mux, weight: 100, draining: false, methods: None };
+        Self::on(app, Arc::new(DirectRegistry::new(addrs.into_iter().map(endpoint).collect())))
     }
 
     /// A channel to what `registry` knows.
@@ -109,42 +98,24 @@ impl MprpcChannel {
     fn pick(&self, call: &Attempts, now: Instant) -> Result<Arc<Peer>, Failure> {
         let service = self.service(call);
         // A reactor cannot wait for a first look-up; it takes what is known.
-        let deadline = if reactor::on_reactor_thread() {
-            now
-        } else {
-            call.deadline
-        };
+        let deadline = if reactor::on_reactor_thread() { now } else { call.deadline };
         let snapshot = self
             .0
             .registry
             .lookup(&service.name, deadline)
-            .map_err(|error| Failure {
-                ran: Ran::No,
-                status: Status::unavailable(error.to_string()),
-            })?;
+            .map_err(|error| Failure { ran: Ran::No, status: Status::unavailable(error.to_string()) })?;
         service.pick(&snapshot, call, now, |addr, wire| self.peer(addr, wire))
     }
 
     fn service(&self, call: &Attempts) -> Arc<ServiceState> {
         let key = call.method.service;
-        let services = self
-            .0
-            .services
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let services = self.0.services.read().unwrap_or_else(PoisonError::into_inner);
         if let Some(service) = services.get(key) {
             return service.clone();
         }
         drop(services);
-        let mut services = self
-            .0
-            .services
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
-        services
-            .entry(key)
-            .or_insert_with(|| Arc::new(ServiceState::new(call.method)))
-            .clone()
+        let mut services = self.0.services.write().unwrap_or_else(PoisonError::into_inner);
+        services.entry(key).or_insert_with(|| Arc::new(ServiceState::new(call.method))).clone()
     }
 
     fn peer(&self, addr: SocketAddr, wire: Wire) -> Arc<Peer> {
@@ -160,24 +131,16 @@ impl RpcChannel for MprpcChannel {
         AsyncCall::start(self.clone(), &call, attempts, done);
     }
 
-    fn call_blocking(
-        &self,
-        call: Call<'_>,
-        response: &mut dyn MessageDyn,
-    ) -> Result<ReplyExtras, Error> {
+    fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
         let mut attempts = Attempts::new(&call, self.0.app.settings().timeout);
         loop {
             let now = Instant::now();
-            let failed = match attempts
-                .may_start(&call, now)
-                .and_then(|()| self.pick(&attempts, now))
-            {
+            let failed = match attempts.may_start(&call, now).and_then(|()| self.pick(&attempts, now)) {
                 Err(failure) => return Err(attempts.error(failure)),
                 Ok(peer) => {
                     attempts.begin(&peer);
-                    match blocking::call(&peer, &self.0.client, &call, attempts.deadline, response)
-                    {
+                    match blocking::call(&peer, &self.0.client, &call, attempts.deadline, response) {
                         Ok(extras) => return Ok(extras),
                         Err(failed) => failed,
                     }
@@ -214,49 +177,23 @@ impl Attempts {
         let began = Instant::now();
         let allowed = call.timeout(default);
         let deadline = began + allowed;
-        Self {
-            method: call.method,
-            began,
-            allowed,
-            deadline,
-            count: 0,
-            peer: None,
-            tried: Vec::new(),
-        }
+        Self { method: call.method, began, allowed, deadline, count: 0, peer: None, tried: Vec::new() }
     }
 
     /// Refuses what cannot be sent.
     fn may_start(&self, call: &Call<'_>, now: Instant) -> Result<(), Failure> {
-        let refuse = |status| {
-            Err(Failure {
-                ran: Ran::No,
-                status,
-            })
-        };
+        let refuse = |status| Err(Failure { ran: Ran::No, status });
         if now >= self.deadline {
-            return refuse(Status::deadline_exceeded(
-                "no time was left to send the call",
-            ));
+            return refuse(Status::deadline_exceeded("no time was left to send the call"));
         }
-        if call
-            .options
-            .cancel
-            .as_ref()
-            .is_some_and(|token| token.is_cancelled())
-        {
+        if call.options.cancel.as_ref().is_some_and(|token| token.is_cancelled()) {
             return refuse(Status::cancelled("cancelled before it was sent"));
         }
         if !call.request.is_initialized_dyn() {
-            let text = format!(
-                "the request {} lacks a required field",
-                call.method.request_type
-            );
+            let text = format!("the request {} lacks a required field", call.method.request_type);
             return refuse(Status::invalid_argument(text));
         }
-        encode::check_size(call).map_err(|status| Failure {
-            ran: Ran::No,
-            status,
-        })
+        encode::check_size(call).map_err(|status| Failure { ran: Ran::No, status })
     }
 
     fn begin(&mut self, peer: &Peer) {
@@ -266,10 +203,7 @@ impl Attempts {
 
     /// Whether the call did not run and is worth another attempt. Notes where it failed.
     fn may_retry(&mut self, failed: &Failed) -> bool {
-        if failed.failure.ran == Ran::Maybe
-            || self.count >= MAX_ATTEMPTS
-            || Instant::now() >= self.deadline
-        {
+        if failed.failure.ran == Ran::Maybe || self.count >= MAX_ATTEMPTS || Instant::now() >= self.deadline {
             return false;
         }
         if !failed.stale {

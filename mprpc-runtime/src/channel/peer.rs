@@ -58,10 +58,7 @@ impl Peer {
 
     /// The connection used last, which is the likeliest to be alive.
     pub(super) fn take_idle(&self) -> Option<Blocking> {
-        self.idle
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .pop()
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
     pub(super) fn give_back(&self, connection: Blocking) {
@@ -83,15 +80,9 @@ impl Peer {
         let (wire, settings, state) = (self.wire, settings.clone(), link.clone());
         let conn = reactor.connect(
             self.addr,
-            Box::new(move |_, _, now| {
-                Box::new(ClientConnection::new(wire, settings, now).linked(state))
-            }),
+            Box::new(move |_, _, now| Box::new(ClientConnection::new(wire, settings, now).linked(state))),
         );
-        let shared = Shared {
-            reactor,
-            conn,
-            link,
-        };
+        let shared = Shared { reactor, conn, link };
         if self.wire == Wire::Mux {
             *slot = Some(shared.clone());
         }
@@ -108,8 +99,7 @@ impl Peer {
     pub(super) fn failed(&self, now: Instant) {
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
         let pause = (FIRST_PAUSE * (1 << failures)).min(LONGEST_PAUSE);
-        self.bad_until
-            .store(self.millis(now + pause).max(1), Ordering::Relaxed);
+        self.bad_until.store(self.millis(now + pause).max(1), Ordering::Relaxed);
     }
 
     /// The peer answered.

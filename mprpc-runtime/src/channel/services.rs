@@ -36,11 +36,7 @@ impl ServiceState {
             short: method.short_service().to_owned(),
             methods: Vec::new(),
         };
-        Self {
-            name,
-            known: Mutex::new((Arc::default(), Arc::from([]))),
-            turn: AtomicUsize::new(0),
-        }
+        Self { name, known: Mutex::new((Arc::default(), Arc::from([]))), turn: AtomicUsize::new(0) }
     }
 
     /// The next peer in turn that serves the method. One that is known to be bad, is draining or
@@ -59,11 +55,7 @@ impl ServiceState {
         for n in 0..peers.len() {
             let at = (turn.wrapping_add(n)) % peers.len();
             let (endpoint, peer) = (&endpoints[at], &peers[at]);
-            if endpoint
-                .methods
-                .as_ref()
-                .is_some_and(|methods| !methods.contains(call.method.name))
-            {
+            if endpoint.methods.as_ref().is_some_and(|methods| !methods.contains(call.method.name)) {
                 continue;
             }
             let tried = call.tried.contains(&peer.addr);
@@ -76,9 +68,7 @@ impl ServiceState {
                 second = Some((rank, peer.clone()));
             }
         }
-        second
-            .map(|(_, peer)| peer)
-            .ok_or_else(|| self.nobody(call.method))
+        second.map(|(_, peer)| peer).ok_or_else(|| self.nobody(call.method))
     }
 
     fn peers(
@@ -88,10 +78,7 @@ impl ServiceState {
     ) -> Arc<[Arc<Peer>]> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if !Arc::ptr_eq(&known.0, snapshot) {
-            let peers = snapshot
-                .endpoints
-                .iter()
-                .map(|endpoint| peer(endpoint.addr, endpoint.wire));
+            let peers = snapshot.endpoints.iter().map(|endpoint| peer(endpoint.addr, endpoint.wire));
             *known = (snapshot.clone(), peers.collect());
         }
         known.1.clone()
@@ -102,9 +89,6 @@ impl ServiceState {
             "nobody serves {}: no provider is registered, and in direct mode rpcserverport must name one",
             method.path()
         );
-        Failure {
-            ran: Ran::No,
-            status: Status::unavailable(text),
-        }
+        Failure { ran: Ran::No, status: Status::unavailable(text) }
     }
 }

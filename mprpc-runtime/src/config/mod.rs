@@ -22,9 +22,7 @@ use crate::error::Error;
 use settings::{KEYS, Key};
 
 pub use settings::Settings;
-pub use value::{
-    LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, ZooKeeperAddress,
-};
+pub use value::{LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, ZooKeeperAddress};
 
 /// What a program was configured with: every key as it was written, and the typed [`Settings`].
 ///
@@ -148,9 +146,7 @@ impl MprpcConfig {
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> Result<(), Error> {
         let (text, origin) = (value.into(), "set by the program".into());
         let mut changed = self.clone();
-        changed
-            .values
-            .insert(canonical(key), Given { text, origin });
+        changed.values.insert(canonical(key), Given { text, origin });
         *self = changed.rebuilt()?;
         Ok(())
     }
@@ -211,10 +207,7 @@ impl MprpcConfig {
         let mut warn = |what| self.warnings.push(format!("{origin}: {shown} {what}"));
         match self.values.entry(canonical(key)) {
             Entry::Occupied(first) => {
-                warn(format!(
-                    "is ignored, it was set before ({})",
-                    first.get().origin
-                ));
+                warn(format!("is ignored, it was set before ({})", first.get().origin));
             }
             Entry::Vacant(free) => {
                 if let Some(known) = nearly_known(free.key()) {
@@ -232,11 +225,7 @@ impl MprpcConfig {
             Err((key, want)) => {
                 let Given { text, origin } = &self.values[key]; // the defaults are right
                 let hidden = key == SECRET;
-                let shown = if hidden {
-                    "(hidden)".into()
-                } else {
-                    value::visible(text)
-                };
+                let shown = if hidden { "(hidden)".into() } else { value::visible(text) };
                 wrong(format!("{origin}: {key} = {shown}: want {want}"))
             }
         }

@@ -3,8 +3,7 @@
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
 use super::value::{
-    LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, Value, ZooKeeperAddress,
-    is_within,
+    LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, Value, ZooKeeperAddress, is_within,
 };
 
 /// A row of the table.

@@ -91,11 +91,7 @@ pub(super) fn is_within<T: Value + PartialOrd>(value: &T, min: &str, max: &str) 
 impl<T: Value> Value for Option<T> {
     const WANT: &str = T::WANT;
     fn read(text: &str) -> Option<Self> {
-        if text.is_empty() {
-            Some(None)
-        } else {
-            T::read(text).map(Some)
-        }
+        if text.is_empty() { Some(None) } else { T::read(text).map(Some) }
     }
 }
 
@@ -114,9 +110,7 @@ impl Value for usize {
         let text = text.strip_suffix('b').unwrap_or(&text);
         let (number, unit) = text.split_at(text.find(['k', 'm', 'g']).unwrap_or(text.len()));
         let power = ["", "k", "m", "g"].iter().position(|name| *name == unit)?;
-        Self::try_from(digits(number.trim_end())?)
-            .ok()?
-            .checked_mul(1 << (10 * power))
+        Self::try_from(digits(number.trim_end())?).ok()?.checked_mul(1 << (10 * power))
     }
 }
 
@@ -169,8 +163,7 @@ impl Value for SocketAddr {
     const WANT: &str = "ip or ip:port, as other machines dial it";
     fn read(text: &str) -> Option<Self> {
         let bare = IpAddr::read(text).map(|ip| Self::new(ip, 0));
-        bare.or_else(|| dialable(text))
-            .filter(|addr| !addr.ip().is_unspecified())
+        bare.or_else(|| dialable(text)).filter(|addr| !addr.ip().is_unspecified())
     }
 }
 
@@ -200,11 +193,7 @@ impl Value for ZooKeeperAddress {
         let step = |s: &str| !matches!(s, "" | "." | "..") && !s.contains(char::is_whitespace);
         let right = chroot.split('/').skip(1).all(step) && hosts.iter().all(|host| is_host(host));
         let auth = None;
-        right.then_some(Self {
-            hosts,
-            chroot,
-            auth,
-        })
+        right.then_some(Self { hosts, chroot, auth })
     }
 }
 

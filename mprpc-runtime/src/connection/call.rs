@@ -50,10 +50,7 @@ impl Body<'_> {
     }
 }
 
-fn merge(
-    message: &mut dyn MessageDyn,
-    input: &mut CodedInputStream<'_>,
-) -> Result<(), protobuf::Error> {
+fn merge(message: &mut dyn MessageDyn, input: &mut CodedInputStream<'_>) -> Result<(), protobuf::Error> {
     message.merge_from_dyn(input)?;
     input.check_eof()?;
     message.check_initialized_dyn()
@@ -85,9 +82,7 @@ impl Metadata {
 
     /// All pairs, in the order in which they were set.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
-        self.0
-            .iter()
-            .map(|(key, value)| (key.as_str(), value.as_slice()))
+        self.0.iter().map(|(key, value)| (key.as_str(), value.as_slice()))
     }
 
     /// True if there are none.
@@ -96,12 +91,7 @@ impl Metadata {
     }
 
     pub(crate) fn from_wire(pairs: &[(&str, &[u8])]) -> Self {
-        Self(
-            pairs
-                .iter()
-                .map(|(key, value)| (String::from(*key), value.to_vec()))
-                .collect(),
-        )
+        Self(pairs.iter().map(|(key, value)| (String::from(*key), value.to_vec())).collect())
     }
 
     pub(crate) fn to_wire(&self) -> Vec<(&str, &[u8])> {
@@ -150,13 +140,7 @@ pub struct Ticket(Option<Route>);
 /// The way back to the caller.
 enum Route {
     /// Through the connection that the call came from.
-    Connection {
-        mailbox: Arc<Mailbox>,
-        conn: ConnId,
-        call: u64,
-        wire: Wire,
-        max_body: u32,
-    },
+    Connection { mailbox: Arc<Mailbox>, conn: ConnId, call: u64, wire: Wire, max_body: u32 },
     /// To a caller in this process.
     Local(Box<dyn FnOnce(Outcome<'_>) + Send>),
 }
@@ -173,13 +157,7 @@ pub struct ReplyExtras {
 impl Ticket {
     /// A ticket that answers through a connection.
     pub fn new(mailbox: Arc<Mailbox>, conn: ConnId, call: u64, wire: Wire, max_body: u32) -> Self {
-        Self(Some(Route::Connection {
-            mailbox,
-            conn,
-            call,
-            wire,
-            max_body,
-        }))
+        Self(Some(Route::Connection { mailbox, conn, call, wire, max_body }))
     }
 
     /// A ticket that hands the answer to `done`.
@@ -198,11 +176,7 @@ impl Ticket {
     /// Answers with a message. Returns its size in bytes.
     pub fn answer(mut self, message: &dyn MessageDyn, extras: &ReplyExtras) -> u64 {
         let size = message.compute_size_dyn();
-        let result = if message.is_initialized_dyn() {
-            Ok(message)
-        } else {
-            Err(incomplete(message))
-        };
+        let result = if message.is_initialized_dyn() { Ok(message) } else { Err(incomplete(message)) };
         if let Some(route) = self.0.take() {
             route.send(result, size, extras);
         }
@@ -232,13 +206,7 @@ impl Drop for Ticket {
 impl Route {
     fn send(self, result: Result<&dyn MessageDyn, Status>, size: u64, extras: &ReplyExtras) {
         match self {
-            Self::Connection {
-                mailbox,
-                conn,
-                call,
-                wire,
-                max_body,
-            } => {
+            Self::Connection { mailbox, conn, call, wire, max_body } => {
                 let total = size + extras.attachment.len() as u64;
                 let result = match result {
                     Ok(_) if total > u64::from(max_body) => Err(too_large(total, max_body)),
@@ -251,10 +219,7 @@ impl Route {
                 });
             }
             Self::Local(done) => match result {
-                Err(status) => done(Err(Failure {
-                    ran: Ran::Maybe,
-                    status,
-                })),
+                Err(status) => done(Err(Failure { ran: Ran::Maybe, status })),
                 Ok(message) => {
                     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
                     append_bare(&mut bytes, Ok(message));
@@ -314,11 +279,7 @@ pub(super) fn append_failure(out: &mut Vec<u8>, call: u64, status: &Status) {
     while !message.is_char_boundary(cut) {
         cut -= 1;
     }
-    let details = if status.details().len() > MAX_DETAILS {
-        &[]
-    } else {
-        status.details()
-    };
+    let details = if status.details().len() > MAX_DETAILS { &[] } else { status.details() };
     let meta = mux::ResponseMeta {
         code: status.code().to_wire(),
         message: &message[..cut],
@@ -326,9 +287,7 @@ pub(super) fn append_failure(out: &mut Vec<u8>, call: u64, status: &Status) {
         retryable: status.retryable(),
         ..Default::default()
     };
-    let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| {
-        meta.encode(out)
-    });
+    let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| meta.encode(out));
     mux::finish_frame(out, start);
 }
 

@@ -57,17 +57,13 @@ impl<T> Calls<T> {
 
     /// All calls that wait, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = (u64, &T)> {
-        self.queue
-            .iter()
-            .filter_map(|(id, call)| Some((*id, call.as_ref()?)))
+        self.queue.iter().filter_map(|(id, call)| Some((*id, call.as_ref()?)))
     }
 
     /// Takes all calls out, oldest first.
     pub fn drain(&mut self) -> impl Iterator<Item = (u64, T)> + use<T> {
         self.live = 0;
-        std::mem::take(&mut self.queue)
-            .into_iter()
-            .filter_map(|(id, call)| Some((id, call?)))
+        std::mem::take(&mut self.queue).into_iter().filter_map(|(id, call)| Some((id, call?)))
     }
 
     fn position(&self, id: u64) -> Option<usize> {
@@ -80,10 +76,7 @@ impl<T> Calls<T> {
 
 impl<T> Default for Calls<T> {
     fn default() -> Self {
-        Self {
-            queue: VecDeque::new(),
-            live: 0,
-        }
+        Self { queue: VecDeque::new(), live: 0 }
     }
 }
 

@@ -80,9 +80,7 @@ impl Drop for CancelGuard {
 
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("CancelToken")
-            .field(&self.is_cancelled())
-            .finish()
+        f.debug_tuple("CancelToken").field(&self.is_cancelled()).finish()
     }
 }
 

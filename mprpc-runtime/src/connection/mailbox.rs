@@ -55,10 +55,7 @@ impl Command {
     pub fn undeliverable(self) {
         if let Self::Start { done, .. } = self {
             let status = Status::unavailable("the connection is gone");
-            done.complete(Err(Failure {
-                ran: Ran::No,
-                status,
-            }));
+            done.complete(Err(Failure { ran: Ran::No, status }));
         }
     }
 }
@@ -94,11 +91,7 @@ impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
     /// to start while fewer than `max_posts` posts wait.
     pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self {
-            inner: Mutex::default(),
-            wake: Box::new(wake),
-            max_posts,
-        }
+        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts }
     }
 
     /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has

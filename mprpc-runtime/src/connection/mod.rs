@@ -24,10 +24,7 @@ pub mod mailbox;
 mod patience;
 pub mod server;
 #[cfg(test)]
-#[allow(
-    dead_code,
-    reason = "tests of time, closing and the legacy wire follow"
-)]
+#[allow(dead_code, reason = "tests of time, closing and the legacy wire follow")]
 mod tests;
 
 pub use call::{Body, Dispatch, Incoming, Metadata, Ticket};

@@ -51,11 +51,7 @@ impl Watch {
     /// When `late` will have something to say.
     pub(super) fn due(&self, limit: Duration) -> Option<Instant> {
         let stalled = self.stalled.map(|(since, _)| since);
-        stalled
-            .into_iter()
-            .chain(self.partial)
-            .min()
-            .map(|since| since + limit)
+        stalled.into_iter().chain(self.partial).min().map(|since| since + limit)
     }
 
     /// What the peer has owed for longer than `limit`.
@@ -82,10 +78,7 @@ pub(super) struct Farewell {
 
 impl Farewell {
     pub(super) fn new(max_body: u32) -> Self {
-        Self {
-            until: None,
-            left: 4 * u64::from(max_body),
-        }
+        Self { until: None, left: 4 * u64::from(max_body) }
     }
 
     /// Counts bytes that were dropped.

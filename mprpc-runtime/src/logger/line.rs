@@ -17,11 +17,7 @@ impl Write for Limited {
             fits -= 1;
         }
         self.0.push_str(&part[..fits]);
-        if fits < part.len() {
-            Err(fmt::Error)
-        } else {
-            Ok(())
-        }
+        if fits < part.len() { Err(fmt::Error) } else { Ok(()) }
     }
 }
 
@@ -38,23 +34,14 @@ pub(super) fn format(record: &Record<'_>) -> String {
 /// Days since 1970 and milliseconds of the day, UTC; times before 1970 are 1970.
 pub(super) fn day_and_ms(time: SystemTime) -> (u64, u64) {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    (
-        since.as_secs() / 86_400,
-        since.as_millis() as u64 % 86_400_000,
-    )
+    (since.as_secs() / 86_400, since.as_millis() as u64 % 86_400_000)
 }
 
 /// Adds one line with its end. Control characters, line separators and what turns the direction of
 /// writing are escaped: a message cannot pretend to be two, nor command a terminal.
 pub(super) fn push(out: &mut String, ms: u64, text: &str) {
     let (s, ms) = (ms / 1000, ms % 1000);
-    let _ = write!(
-        out,
-        "{:02}:{:02}:{:02}.{ms:03} ",
-        s / 3600,
-        s / 60 % 60,
-        s % 60
-    );
+    let _ = write!(out, "{:02}:{:02}:{:02}.{ms:03} ", s / 3600, s / 60 % 60, s % 60);
     if text.bytes().all(|b| (b' '..0x7f).contains(&b)) {
         out.push_str(text);
     } else {

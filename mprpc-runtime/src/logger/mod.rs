@@ -118,9 +118,7 @@ impl Drop for LoggerGuard {
         if let Some(running) = running {
             if let n @ 1.. = running.zookeeper_suppressed.into_inner() {
                 let text = format!("WARN zookeeper: {n} more suppressed");
-                let _ = running
-                    .queue
-                    .try_send(Item::Record(SystemTime::now(), text));
+                let _ = running.queue.try_send(Item::Record(SystemTime::now(), text));
             }
             drop(running.queue); // the thread writes what is in it, then ends
             let _ = running.ended.recv_timeout(FLUSH_LIMIT);
@@ -155,11 +153,7 @@ impl Running {
     fn zookeeper_turn(&self) -> Option<u64> {
         let now = self.started.elapsed().as_millis() as u64;
         let turn = |next| (now >= next).then_some(now + ZOOKEEPER_PAUSE_MS);
-        if self
-            .zookeeper_next
-            .fetch_update(Relaxed, Relaxed, turn)
-            .is_ok()
-        {
+        if self.zookeeper_next.fetch_update(Relaxed, Relaxed, turn).is_ok() {
             return Some(self.zookeeper_suppressed.swap(0, Relaxed));
         }
         self.zookeeper_suppressed.fetch_add(1, Relaxed);

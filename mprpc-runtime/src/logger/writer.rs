@@ -49,12 +49,7 @@ struct Open {
 impl Writer {
     pub(super) fn new(dir: PathBuf, max_size: usize, lost: Arc<AtomicU64>) -> Self {
         let max_size = NonZero::new(max_size as u64).map_or(u64::MAX, NonZero::get);
-        Self {
-            dir,
-            max_size,
-            lost,
-            ..Self::default()
-        }
+        Self { dir, max_size, lost, ..Self::default() }
     }
 
     /// Writes until the queue is empty and nobody can send any more.
@@ -96,9 +91,7 @@ impl Writer {
         let (day, ms) = line::day_and_ms(time);
         // Threads overtake each other around midnight: a record that is late by less than
         // `LATE` stays in the newer file. A clock that was set back is followed, once.
-        let late = self
-            .newest
-            .and_then(|newest| newest.duration_since(time).ok());
+        let late = self.newest.and_then(|newest| newest.duration_since(time).ok());
         if day > self.day || day < self.day && late > Some(LATE) {
             if self.records > 0 {
                 self.write(); // what was lost so far is told in the next file
@@ -212,12 +205,7 @@ impl Open {
         let path = dir.join(format!("{y:04}-{m:02}-{d:02}-log{suffix}.txt"));
         let file = File::options().append(true).create(true).open(&path)?;
         let (inode, size) = file.metadata().map(|m| (m.ino(), m.len()))?;
-        Ok(Self {
-            file,
-            path,
-            inode,
-            size,
-        })
+        Ok(Self { file, path, inode, size })
     }
 }
 
@@ -243,10 +231,7 @@ mod tests {
         let lost = Arc::new(AtomicU64::new(0));
         let mut writer = Writer::new(dir.clone(), 0, lost.clone());
         for (i, time) in times.into_iter().enumerate() {
-            writer.push(
-                UNIX_EPOCH + Duration::from_secs(time),
-                &format!("record {i}"),
-            );
+            writer.push(UNIX_EPOCH + Duration::from_secs(time), &format!("record {i}"));
             if i % 3 == 0 {
                 writer.write();
             }
@@ -305,14 +290,10 @@ mod tests {
     #[test]
     fn a_clock_that_jumps_a_day_and_back_is_followed_once_each_way() {
         let day = 86_400;
-        let times =
-            (0..300).map(|i| EVENING - 3600 + i + if (100..200).contains(&i) { day } else { 0 });
+        let times = (0..300).map(|i| EVENING - 3600 + i + if (100..200).contains(&i) { day } else { 0 });
         let files = files_of("jump", times);
         assert_eq!(files.len(), 2);
-        assert_eq!(
-            numbers(&files[0].1),
-            Vec::from_iter((0..100).chain(200..300))
-        );
+        assert_eq!(numbers(&files[0].1), Vec::from_iter((0..100).chain(200..300)));
         assert_eq!(numbers(&files[1].1), Vec::from_iter(100..200));
     }
 }

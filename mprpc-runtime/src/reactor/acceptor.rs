@@ -86,11 +86,7 @@ impl Acceptor {
             let waker = Waker::new(poll.registry(), WAKER)?;
             let registry = poll.registry();
             registry.register(&mut self.listener, LISTENER, Interest::READABLE)?;
-            let shared = Arc::new(Shared {
-                waker,
-                stop: AtomicBool::new(false),
-                refused: AtomicU64::new(0),
-            });
+            let shared = Arc::new(Shared { waker, stop: AtomicBool::new(false), refused: AtomicU64::new(0) });
             let listening = Listening {
                 listener: self.listener,
                 poll,
@@ -105,11 +101,7 @@ impl Acceptor {
             };
             let thread = thread::Builder::new().name("mprpc-accept".into());
             let thread = Some(thread.spawn(|| listening.run())?);
-            Ok(Accepting {
-                addr,
-                shared,
-                thread,
-            })
+            Ok(Accepting { addr, shared, thread })
         };
         start().map_err(|e| Error::Io("cannot start the thread mprpc-accept".into(), e))
     }
@@ -131,9 +123,7 @@ impl Accepting {
     pub fn stop(mut self, limit: Duration) -> bool {
         self.signal();
         let deadline = Instant::now() + limit;
-        self.thread
-            .take()
-            .is_none_or(|thread| join(thread, deadline))
+        self.thread.take().is_none_or(|thread| join(thread, deadline))
     }
 
     fn signal(&self) {
@@ -234,9 +224,7 @@ impl Listening {
             self.shared.refused.fetch_add(1, Ordering::Relaxed);
             if let Some(others) = self.refusals.pass(Instant::now()) {
                 let max = self.max_connections;
-                log::warn!(
-                    "{peer} is refused: {live} connections (max_connections = {max}){others}"
-                );
+                log::warn!("{peer} is refused: {live} connections (max_connections = {max}){others}");
             }
             let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
             return;
@@ -249,9 +237,7 @@ impl Listening {
     /// that it is not served, and the queue moves.
     fn turn_away(&mut self, error: &io::Error) {
         if let Some(others) = self.shortages.pass(Instant::now()) {
-            log::error!(
-                "cannot accept a connection: {error}; raise the limit of open files{others}"
-            );
+            log::error!("cannot accept a connection: {error}; raise the limit of open files{others}");
         }
         if self.spare.take().is_some() {
             drop(self.listener.accept());

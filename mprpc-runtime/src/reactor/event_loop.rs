@@ -141,15 +141,12 @@ impl EventLoop {
             }
             self.deliver(posts);
         }
-        self.each(
-            |tools| &mut tools.dirty,
-            |this, id| this.step(id, |slot, tools| tools.settle(slot)),
-        );
+        self.each(|tools| &mut tools.dirty, |this, id| this.step(id, |slot, tools| tools.settle(slot)));
         self.end_turn();
         let slots = &self.slots;
-        self.tools.timers.tidy(slots.len(), |at, id| {
-            slots.get(&id).is_some_and(|slot| slot.timer == Some(at))
-        });
+        self.tools
+            .timers
+            .tidy(slots.len(), |at, id| slots.get(&id).is_some_and(|slot| slot.timer == Some(at)));
     }
 
     fn deliver(&mut self, posts: &mut Posts) {
@@ -196,21 +193,11 @@ impl EventLoop {
         }
     }
 
-    fn adopt(
-        &mut self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        accept: Arc<dyn Accept>,
-        place: Place,
-    ) {
+    fn adopt(&mut self, stream: TcpStream, peer: SocketAddr, accept: Arc<dyn Accept>, place: Place) {
         let (id, now) = (next_id(), self.tools.now);
         let connection = guarded(|| accept.accept(id, &self.mailbox, peer, now));
         if let Some(connection) = connection {
-            match self
-                .servers
-                .iter_mut()
-                .find(|(a, _)| Arc::ptr_eq(a, &accept))
-            {
+            match self.servers.iter_mut().find(|(a, _)| Arc::ptr_eq(a, &accept)) {
                 Some((_, live)) => *live += 1,
                 None => self.servers.push((accept.clone(), 1)),
             }
@@ -269,11 +256,7 @@ impl EventLoop {
         self.step(id, |slot, tools| {
             if slot.timer == Some(at) {
                 slot.timer = None;
-                if slot
-                    .connection
-                    .next_timeout()
-                    .is_some_and(|at| at <= tools.now)
-                {
+                if slot.connection.next_timeout().is_some_and(|at| at <= tools.now) {
                     tools.lend(slot.connection.output());
                     slot.connection.timeout(tools.now);
                 }
@@ -340,11 +323,7 @@ impl EventLoop {
     }
 
     /// Empties a list of `tools`, whose memory stays; `f` may fill it again, for the next time.
-    fn each(
-        &mut self,
-        list: fn(&mut Tools) -> &mut Vec<ConnId>,
-        mut f: impl FnMut(&mut Self, ConnId),
-    ) {
+    fn each(&mut self, list: fn(&mut Tools) -> &mut Vec<ConnId>, mut f: impl FnMut(&mut Self, ConnId)) {
         let mut ids = mem::take(list(&mut self.tools));
         for id in ids.drain(..) {
             f(self, id);
@@ -420,9 +399,7 @@ impl Tools {
 /// Keeps a panic of somebody else's code away from the loop.
 fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
     let result = catch_unwind(AssertUnwindSafe(f));
-    result
-        .inspect_err(|_| log::error!("a panic on a reactor thread was caught; this is a bug"))
-        .ok()
+    result.inspect_err(|_| log::error!("a panic on a reactor thread was caught; this is a bug")).ok()
 }
 
 /// Ids rise by one: multiplying by an odd number spreads them without a collision in the low bits,

@@ -37,10 +37,7 @@ pub(super) struct Place(Arc<AtomicUsize>);
 
 impl Handle {
     pub(super) fn new(mailbox: Arc<Mailbox>) -> Self {
-        Self {
-            mailbox,
-            connections: Arc::default(),
-        }
+        Self { mailbox, connections: Arc::default() }
     }
 
     /// Where to post to connections of this reactor.
@@ -90,8 +87,7 @@ impl Handle {
     }
 
     fn order(&self, order: Order) {
-        self.mailbox
-            .post(REACTOR, Command::Custom(Box::new(order)), |_| {});
+        self.mailbox.post(REACTOR, Command::Custom(Box::new(order)), |_| {});
     }
 
     fn place(&self) -> Place {

@@ -25,11 +25,7 @@ impl Pool {
     /// # Errors
     /// The system gives no more threads or descriptors. Those started already are stopped.
     pub fn start(prefix: &str, n: usize, options: &ReactorOptions) -> Result<Self, Error> {
-        let mut pool = Self {
-            handles: Vec::new(),
-            threads: Mutex::default(),
-            next: AtomicUsize::new(0),
-        };
+        let mut pool = Self { handles: Vec::new(), threads: Mutex::default(), next: AtomicUsize::new(0) };
         for i in 0..n.max(1) {
             let name = format!("{prefix}-{i}");
             let (handle, thread) = Reactor::start(&name, options.clone())

@@ -73,11 +73,7 @@ impl Slot {
         accept: Option<Arc<dyn Accept>>,
         place: Place,
     ) -> Self {
-        let out = if accept.is_some() {
-            Out::Ready
-        } else {
-            Out::Connecting
-        };
+        let out = if accept.is_some() { Out::Ready } else { Out::Connecting };
         Self {
             id,
             stream,
@@ -176,9 +172,7 @@ impl Slot {
     }
 
     fn read(&mut self, scratch: &mut [u8], now: Instant) -> io::Result<usize> {
-        let Self {
-            stream, connection, ..
-        } = self;
+        let Self { stream, connection, .. } = self;
         let (result, size, direct) = match connection.room() {
             Some(room) if !room.is_empty() => (stream.read(room), room.len(), true),
             _ => (stream.read(scratch), scratch.len(), false),

@@ -50,11 +50,7 @@ mod tests {
             draining: false,
             methods: None,
         };
-        let registry = DirectRegistry::new(vec![
-            endpoint(9001, 100),
-            endpoint(9000, 50),
-            endpoint(9001, 7),
-        ]);
+        let registry = DirectRegistry::new(vec![endpoint(9001, 100), endpoint(9000, 50), endpoint(9001, 7)]);
         let service = ServiceName {
             full: "fixbug.UserServiceRpc".into(),
             short: "UserServiceRpc".into(),

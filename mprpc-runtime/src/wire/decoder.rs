@@ -135,9 +135,7 @@ fn looks_like(first: &[u8]) -> &'static str {
         [b'P', b'R', b'I', ..] => "HTTP/2",
         [b'P', b'R', b'O', ..] | [0x0D, 0x0A, 0x0D, ..] => "the PROXY protocol",
         [b'S', b'S', b'H', ..] => "SSH",
-        [b'P', b'U', b'T', ..] | [b'D', b'E', b'L', ..] | [b'O', b'P', b'T', ..] => {
-            "an HTTP request"
-        }
+        [b'P', b'U', b'T', ..] | [b'D', b'E', b'L', ..] | [b'O', b'P', b'T', ..] => "an HTTP request",
         [0, 0, _, _, 0, ..] => "Krpc (total length first)",
         [0, 0, ..] | [_, _, 0, 0, ..] => "the C++ framework's frame with an implausible header",
         _ => "no known protocol",

@@ -90,9 +90,7 @@ fn varint_size(bytes: &[u8]) -> Result<Step<usize>, WireError> {
     match proto::varint(&bytes[..bytes.len().min(5)])? {
         Some((size, len)) => Ok(Step::Done(usize::try_from(size).unwrap_or(usize::MAX), len)),
         None if bytes.len() < 5 => Ok(Step::Need(bytes.len() + 1)),
-        None => Err(WireError::new(
-            "legacy header length is not a varint of 32 bits",
-        )),
+        None => Err(WireError::new("legacy header length is not a varint of 32 bits")),
     }
 }
 
@@ -108,9 +106,7 @@ fn decode_header(header: &[u8]) -> Result<RequestHead<'_>, WireError> {
         }
     }
     if head.service.is_empty() || head.method.is_empty() {
-        return Err(WireError::new(
-            "legacy header names no service or no method",
-        ));
+        return Err(WireError::new("legacy header names no service or no method"));
     }
     Ok(head)
 }

@@ -242,7 +242,5 @@ fn put_entry(out: &mut impl Sink, key: &str, value: &[u8]) {
 }
 
 fn put_packed(out: &mut impl Sink, values: &[u32]) {
-    values
-        .iter()
-        .for_each(|&v| proto::put_varint(out, v.into()));
+    values.iter().for_each(|&v| proto::put_varint(out, v.into()));
 }

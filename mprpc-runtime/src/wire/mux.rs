@@ -80,27 +80,9 @@ impl Header {
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
         let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
             let n = bytes.len().min(MAGIC.len());
-            return if bytes[..n] == MAGIC[..n] {
-                Ok(None)
-            } else {
-                Err(WRONG_MAGIC)
-            };
+            return if bytes[..n] == MAGIC[..n] { Ok(None) } else { Err(WRONG_MAGIC) };
         };
-        let [
-            m0,
-            m1,
-            m2,
-            m3,
-            kind,
-            flags,
-            l0,
-            l1,
-            b0,
-            b1,
-            b2,
-            b3,
-            call_id @ ..,
-        ] = *header;
+        let [m0, m1, m2, m3, kind, flags, l0, l1, b0, b1, b2, b3, call_id @ ..] = *header;
         if [m0, m1, m2, m3] != MAGIC {
             return Err(WRONG_MAGIC);
         }
@@ -149,20 +131,11 @@ pub fn start_frame(
     write_meta: impl FnOnce(&mut Vec<u8>),
 ) -> usize {
     let start = out.len();
-    let header = Header {
-        kind: kind as u8,
-        flags,
-        meta_len: 0,
-        body_len: 0,
-        call_id,
-    };
+    let header = Header { kind: kind as u8, flags, meta_len: 0, body_len: 0, call_id };
     out.extend_from_slice(&header.encode());
     write_meta(out);
     let len = out.len() - start - HEADER_LEN;
-    debug_assert!(
-        len <= MAX_META,
-        "a meta of {len} bytes does not fit in a frame"
-    );
+    debug_assert!(len <= MAX_META, "a meta of {len} bytes does not fit in a frame");
     let meta_len = u16::try_from(len).unwrap_or(u16::MAX);
     out[start + 6..start + 8].copy_from_slice(&meta_len.to_le_bytes());
     start

@@ -230,20 +230,14 @@ mod tests {
         assert_eq!(reader.next_field(), Ok(Some((3, Value::Varint(7)))));
         assert_eq!(reader.next_field(), Ok(None));
         for tag in [0x0B, 0x0C, 0x0E, 0x0F, 0x00, 0x02] {
-            assert_eq!(
-                Reader::new(&[tag, 0]).next_field(),
-                Err(ILLEGAL_TAG),
-                "{tag}"
-            );
+            assert_eq!(Reader::new(&[tag, 0]).next_field(), Err(ILLEGAL_TAG), "{tag}");
         }
     }
 
     #[test]
     fn a_length_beyond_the_message_is_refused() {
         assert_eq!(Reader::new(&[0x0A, 2, 0]).next_field(), Err(TRUNCATED));
-        let huge = [
-            0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1,
-        ];
+        let huge = [0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
         assert_eq!(Reader::new(&huge).next_field(), Err(TRUNCATED));
     }
 }

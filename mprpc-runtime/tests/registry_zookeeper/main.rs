@@ -38,10 +38,7 @@ fn a_provider_is_published_found_drained_and_withdrawn() {
     eventually(ms(2000), "mirrored", || corner.text(mirror).is_some());
     eventually(ms(2000), "set once", || corner.get(mirror).unwrap().2 == 1);
     assert_eq!(corner.text(mirror).unwrap(), format!("{addr}\0mprpc"));
-    assert_eq!(
-        corner.get("/UserServiceRpc").unwrap(),
-        (String::new(), 0, 0)
-    );
+    assert_eq!(corner.get("/UserServiceRpc").unwrap(), (String::new(), 0, 0));
 
     let snapshot = look(&caller);
     assert_eq!(addrs(&snapshot), [addr]);
@@ -52,15 +49,11 @@ fn a_provider_is_published_found_drained_and_withdrawn() {
     registry.drain(soon());
     assert!(corner.text(&path).unwrap().contains("state=draining"));
     assert!(corner.text(mirror).is_none());
-    eventually(ms(2000), "seen to drain", || {
-        look(&caller).endpoints[0].draining
-    });
+    eventually(ms(2000), "seen to drain", || look(&caller).endpoints[0].draining);
 
     registry.withdraw(soon());
     assert!(corner.text(&path).is_none());
-    eventually(ms(2000), "seen to be gone", || {
-        look(&caller).endpoints.is_empty()
-    });
+    eventually(ms(2000), "seen to be gone", || look(&caller).endpoints.is_empty());
 }
 
 #[test]
@@ -87,22 +80,13 @@ fn cpp_providers_are_found_and_their_names_left_alone_until_they_go() {
 
     registry.set_mirror(MirrorPolicy::Hold);
     thread::sleep(ms(300));
-    assert_eq!(
-        corner.text("/UserServiceRpc/Login").unwrap(),
-        "127.0.0.1:28000"
-    );
+    assert_eq!(corner.text("/UserServiceRpc/Login").unwrap(), "127.0.0.1:28000");
     drop(cpp);
-    eventually(ms(2000), "taken over", || {
-        corner.text("/UserServiceRpc/Login") == Some(own.clone())
-    });
-    eventually(ms(2000), "seen", || {
-        addrs(&look(&caller)) == [provider.addr]
-    });
+    eventually(ms(2000), "taken over", || corner.text("/UserServiceRpc/Login") == Some(own.clone()));
+    eventually(ms(2000), "seen", || addrs(&look(&caller)) == [provider.addr]);
 
     registry.set_mirror(MirrorPolicy::Off);
-    eventually(ms(2000), "given back", || {
-        corner.text("/UserServiceRpc/Login").is_none()
-    });
+    eventually(ms(2000), "given back", || corner.text("/UserServiceRpc/Login").is_none());
     assert!(corner.text(&instance_path(provider.addr)).is_some());
 }
 
@@ -115,9 +99,7 @@ fn one_of_two_instances_has_the_legacy_name_and_the_other_inherits_it() {
     registry_a.publish(a.publication()).unwrap();
     let names = |addr: SocketAddr| {
         let own = Some(format!("{addr}\0mprpc"));
-        ["Login", "Register"]
-            .iter()
-            .all(|m| corner.text(&format!("/UserServiceRpc/{m}")) == own)
+        ["Login", "Register"].iter().all(|m| corner.text(&format!("/UserServiceRpc/{m}")) == own)
     };
     eventually(ms(2000), "the first has it", || names(a.addr));
     registry_b.publish(b.publication()).unwrap();
@@ -134,33 +116,18 @@ fn ghosts_on_our_own_address_are_replaced() {
     let corner = Corner::of(&server);
     let provider = Provider::start();
     // An earlier life of this address, and the C++ provider that was replaced in its place.
-    let earlier = format!(
-        "v=1\nid=00000000000000aa\naddr={}\nproto=mux\n",
-        provider.addr
-    );
+    let earlier = format!("v=1\nid=00000000000000aa\naddr={}\nproto=mux\n", provider.addr);
     let path = instance_path(provider.addr);
     corner.put(&path, earlier.as_bytes());
-    corner.put(
-        "/UserServiceRpc/Login",
-        provider.addr.to_string().as_bytes(),
-    );
+    corner.put("/UserServiceRpc/Login", provider.addr.to_string().as_bytes());
     let ghost = corner.get(&path).unwrap().1;
 
     let registry = corner.registry();
     registry.publish(provider.publication()).unwrap();
     for path in [path.as_str(), "/UserServiceRpc/Login"] {
-        eventually(ms(3000), path, || {
-            corner
-                .get(path)
-                .is_some_and(|(_, owner, v)| owner != ghost && v == 1)
-        });
+        eventually(ms(3000), path, || corner.get(path).is_some_and(|(_, owner, v)| owner != ghost && v == 1));
     }
-    assert!(
-        corner
-            .text(&path)
-            .unwrap()
-            .contains(&format!("id={:016x}", provider.instance))
-    );
+    assert!(corner.text(&path).unwrap().contains(&format!("id={:016x}", provider.instance)));
 }
 
 #[test]
@@ -194,29 +161,16 @@ fn a_name_that_another_living_process_holds_is_left_and_taken_when_it_goes() {
     let corner = Corner::of(&server);
     let (provider, other) = (Provider::start(), Provider::start());
     let path = instance_path(provider.addr);
-    let claim = format!(
-        "v=1\nid={:016x}\naddr={}\nproto=mux\n",
-        other.instance, other.addr
-    );
+    let claim = format!("v=1\nid={:016x}\naddr={}\nproto=mux\n", other.instance, other.addr);
     let cpp = corner.connect();
-    corner.put_with(
-        &cpp,
-        &path,
-        claim.as_bytes(),
-        zookeeper::CreateMode::Ephemeral,
-    );
+    corner.put_with(&cpp, &path, claim.as_bytes(), zookeeper::CreateMode::Ephemeral);
     let registry = corner.registry();
     registry.publish(provider.publication()).unwrap();
     thread::sleep(ms(300));
     assert_eq!(corner.text(&path).unwrap(), claim);
-    assert!(
-        corner.text("/UserServiceRpc/Login").is_none(),
-        "no mirror before the instance"
-    );
+    assert!(corner.text("/UserServiceRpc/Login").is_none(), "no mirror before the instance");
     drop(cpp);
-    eventually(ms(9000), "taken", || {
-        corner.text(&path).is_some_and(|text| text != claim)
-    });
+    eventually(ms(9000), "taken", || corner.text(&path).is_some_and(|text| text != claim));
 }
 
 #[test]
@@ -226,23 +180,14 @@ fn our_nodes_are_repaired_when_somebody_deletes_or_overwrites_them() {
     let (provider, registry) = (Provider::start(), corner.registry());
     registry.publish(provider.publication()).unwrap();
     let path = instance_path(provider.addr);
-    eventually(ms(2000), "mirrored", || {
-        corner
-            .get("/UserServiceRpc/Login")
-            .is_some_and(|n| n.2 == 1)
-    });
+    eventually(ms(2000), "mirrored", || corner.get("/UserServiceRpc/Login").is_some_and(|n| n.2 == 1));
     for path in [path.as_str(), "/UserServiceRpc/Login"] {
         let text = corner.text(path);
         corner.zk.delete(path, None).unwrap();
         eventually(ms(2000), "made again", || corner.text(path) == text);
-        eventually(ms(2000), "set again", || {
-            corner.get(path).is_some_and(|n| n.2 >= 1)
-        });
+        eventually(ms(2000), "set again", || corner.get(path).is_some_and(|n| n.2 >= 1));
         thread::sleep(ms(100));
-        corner
-            .zk
-            .set_data(path, b"nonsense".to_vec(), None)
-            .unwrap();
+        corner.zk.set_data(path, b"nonsense".to_vec(), None).unwrap();
         eventually(ms(2000), "written again", || corner.text(path) == text);
     }
 }
@@ -272,13 +217,7 @@ fn rubbish_does_not_hide_a_good_provider() {
     assert_eq!(addrs(&look(&caller)), [provider.addr]);
     corner.put("/FriendServiceRpc/GetFriendsList", b"example.org:80\n");
     let friends = service("fixbug.FriendServiceRpc", &["GetFriendsList"]);
-    assert!(
-        caller
-            .lookup(&friends, soon())
-            .unwrap()
-            .endpoints
-            .is_empty()
-    );
+    assert!(caller.lookup(&friends, soon()).unwrap().endpoints.is_empty());
 }
 
 #[test]
@@ -293,23 +232,15 @@ fn a_service_nobody_serves_is_empty_and_a_provider_is_seen_when_it_comes() {
         })
         .collect();
     let looks: Vec<_> = threads.into_iter().map(|t| t.join().unwrap()).collect();
-    assert!(
-        looks
-            .iter()
-            .all(|l| l.endpoints.is_empty() && Arc::ptr_eq(l, &looks[0]))
-    );
+    assert!(looks.iter().all(|l| l.endpoints.is_empty() && Arc::ptr_eq(l, &looks[0])));
     let provider = Provider::start();
     let registry = corner.registry();
     registry.publish(provider.publication()).unwrap();
-    eventually(ms(2000), "seen", || {
-        addrs(&look(&caller)) == [provider.addr]
-    });
+    eventually(ms(2000), "seen", || addrs(&look(&caller)) == [provider.addr]);
     let mut heavier = provider.publication();
     heavier.weight = 300;
     registry.publish(heavier).unwrap();
-    eventually(ms(2000), "heavier", || {
-        look(&caller).endpoints[0].weight == 300
-    });
+    eventually(ms(2000), "heavier", || look(&caller).endpoints[0].weight == 300);
     registry.stop(soon());
     eventually(ms(2000), "gone", || look(&caller).endpoints.is_empty());
 }
@@ -351,15 +282,10 @@ fn without_zookeeper_a_provider_serves_on_and_is_published_when_it_comes() {
     let start = Instant::now();
     registry.publish(provider.publication()).unwrap();
     assert!(registry.lookup(&user_service(), soon()).is_err());
-    assert!(
-        start.elapsed() < ms(3000),
-        "nobody waits for what is known to be away"
-    );
+    assert!(start.elapsed() < ms(3000), "nobody waits for what is known to be away");
     own.run("start");
     eventually(ms(15_000), "published and found", || {
-        registry
-            .lookup(&user_service(), soon())
-            .is_ok_and(|s| addrs(&s) == [provider.addr])
+        registry.lookup(&user_service(), soon()).is_ok_and(|s| addrs(&s) == [provider.addr])
     });
 }
 
@@ -386,32 +312,21 @@ fn a_restart_and_an_outage_longer_than_the_session_are_survived() {
     let second = Provider::start();
     let second_registry = start(&options);
     second_registry.publish(second.publication()).unwrap();
-    eventually(ms(10_000), "a change after the restart is seen", || {
-        look(&caller).endpoints.len() == 2
-    });
+    eventually(ms(10_000), "a change after the restart is seen", || look(&caller).endpoints.len() == 2);
 
     own.run("stop");
     let before = look(&caller);
     thread::sleep(ms(6500));
-    assert!(
-        Arc::ptr_eq(&before, &look(&caller)),
-        "the last snapshot serves on"
-    );
+    assert!(Arc::ptr_eq(&before, &look(&caller)), "the last snapshot serves on");
     own.run("start");
     let again = corner.connect();
     let published = |p: &Provider| {
         let path = instance_path(p.addr);
-        again
-            .get_data(&path, false)
-            .is_ok_and(|(_, stat)| stat.version == 1)
+        again.get_data(&path, false).is_ok_and(|(_, stat)| stat.version == 1)
     };
-    eventually(ms(15_000), "published again", || {
-        published(&provider) && published(&second)
-    });
+    eventually(ms(15_000), "published again", || published(&provider) && published(&second));
     second_registry.withdraw(soon());
-    eventually(ms(10_000), "fresh again", || {
-        addrs(&look(&caller)) == [provider.addr]
-    });
+    eventually(ms(10_000), "fresh again", || addrs(&look(&caller)) == [provider.addr]);
 }
 
 #[test]
@@ -442,14 +357,9 @@ fn a_hanging_zookeeper_keeps_nobody_waiting() {
     own.signal("-CONT");
     let again = connect(&format!("{}{}", own.address(), corner.chroot));
     let path = instance_path(provider.addr);
-    let owner = |path: &str| {
-        again
-            .get_data(path, false)
-            .map(|(_, stat)| (stat.ephemeral_owner, stat.version))
-    };
-    eventually(ms(10_000), "published again", || {
-        owner(&path).is_ok_and(|(_, version)| version == 1)
-    });
+    let owner =
+        |path: &str| again.get_data(path, false).map(|(_, stat)| (stat.ephemeral_owner, stat.version));
+    eventually(ms(10_000), "published again", || owner(&path).is_ok_and(|(_, version)| version == 1));
     let settled = owner(&path).unwrap();
     thread::sleep(ms(5000)); // by then the old sessions are over
     assert_eq!(owner(&path).ok(), Some(settled));

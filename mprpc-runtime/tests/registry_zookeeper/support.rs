@@ -97,22 +97,11 @@ impl Provider {
                 };
                 let mut meta = vec![0; usize::from(header.meta_len)];
                 let mut hello = Vec::new();
-                Hello {
-                    version: 1,
-                    instance,
-                    ..Hello::default()
-                }
-                .write(&mut hello);
-                let _ = stream
-                    .read_exact(&mut meta)
-                    .and_then(|()| stream.write_all(&hello));
+                Hello { version: 1, instance, ..Hello::default() }.write(&mut hello);
+                let _ = stream.read_exact(&mut meta).and_then(|()| stream.write_all(&hello));
             }
         });
-        Self {
-            addr,
-            instance,
-            stop,
-        }
+        Self { addr, instance, stop }
     }
 
     pub(crate) fn publication(&self) -> Publication {
@@ -146,20 +135,12 @@ impl Corner {
         let root = connect(server);
         make(&root, &chroot, b"", CreateMode::Persistent);
         let zk = connect(&format!("{server}{chroot}"));
-        Self {
-            server: server.into(),
-            chroot,
-            zk,
-        }
+        Self { server: server.into(), chroot, zk }
     }
 
     pub(crate) fn options(&self) -> ZooKeeperOptions {
         let hosts = self.server.split(',').map(Into::into).collect();
-        ZooKeeperOptions {
-            chroot: self.chroot.clone(),
-            app: "test".into(),
-            ..ZooKeeperOptions::new(hosts)
-        }
+        ZooKeeperOptions { chroot: self.chroot.clone(), app: "test".into(), ..ZooKeeperOptions::new(hosts) }
     }
 
     pub(crate) fn registry(&self) -> Arc<ZooKeeperRegistry> {

@@ -31,15 +31,8 @@ pub(super) fn write(
         // The runtime needs reflection, whatever a file written for C++ says of LITE_RUNTIME.
         .lite_runtime(false)
         .tokio_bytes(tokio_bytes);
-    gen_and_write(
-        &files,
-        "protoc-gen-mprpc",
-        &paths,
-        out,
-        &customize,
-        &NoCallback,
-    )
-    .map_err(|e| Error::new(format!("messages of {}: {e:#}", names.join(", "))))
+    gen_and_write(&files, "protoc-gen-mprpc", &paths, out, &customize, &NoCallback)
+        .map_err(|e| Error::new(format!("messages of {}: {e:#}", names.join(", "))))
 }
 
 /// Drops the import of `mprpc/options.proto`, for which no module is made; the options themselves stay, by number.
@@ -50,10 +43,7 @@ fn forget_options(file: &mut FileDescriptorProto) {
     file.dependency.remove(dropped);
     for indexes in [&mut file.public_dependency, &mut file.weak_dependency] {
         indexes.retain(|&i| usize::try_from(i) != Ok(dropped));
-        indexes
-            .iter_mut()
-            .filter(|i| usize::try_from(**i).is_ok_and(|i| i > dropped))
-            .for_each(|i| *i -= 1);
+        indexes.iter_mut().filter(|i| usize::try_from(**i).is_ok_and(|i| i > dropped)).for_each(|i| *i -= 1);
     }
 }
 

@@ -33,11 +33,10 @@ pub(super) struct Described {
 impl Protoc {
     pub(super) fn new(includes: &[PathBuf]) -> Result<Self, Error> {
         let missing = |e: protoc_bin_vendored::Error| Error::new(e.to_string());
-        let temporary =
-            TempDir::new().map_err(|e| Error::new(format!("no temporary folder: {e}")))?;
+        let temporary = TempDir::new().map_err(|e| Error::new(format!("no temporary folder: {e}")))?;
         let options = temporary.path().join("mprpc");
-        let written = fs::create_dir(&options)
-            .and_then(|()| fs::write(options.join("options.proto"), OPTIONS_PROTO));
+        let written =
+            fs::create_dir(&options).and_then(|()| fs::write(options.join("options.proto"), OPTIONS_PROTO));
         written.map_err(|e| Error::new(format!("{}: {e}", options.display())))?;
         Ok(Self {
             program: protoc_bin_vendored::protoc_bin_path().map_err(missing)?,
@@ -55,11 +54,7 @@ impl Protoc {
             command.arg("-I").arg(include);
         }
         command
-            .args([
-                "--include_imports",
-                "--include_source_info",
-                "--descriptor_set_out",
-            ])
+            .args(["--include_imports", "--include_source_info", "--descriptor_set_out"])
             .arg(&set)
             .arg(proto);
         let run = command
@@ -67,11 +62,7 @@ impl Protoc {
             .map_err(|e| Error::new(format!("cannot run {}: {e}", self.program.display())))?;
         let said = String::from_utf8_lossy(&run.stderr);
         if !run.status.success() {
-            return Err(Error::new(format!(
-                "protoc refuses {}:\n{}",
-                proto.display(),
-                said.trim_end()
-            )));
+            return Err(Error::new(format!("protoc refuses {}:\n{}", proto.display(), said.trim_end())));
         }
         let bytes = fs::read(&set).map_err(|e| Error::new(format!("{}: {e}", set.display())))?;
         let files = FileDescriptorSet::parse_from_bytes(&bytes)
@@ -79,16 +70,9 @@ impl Protoc {
             .file;
         let name = files.last().map(|file| file.name().to_owned());
         Ok(Described {
-            name: name.ok_or_else(|| {
-                Error::new(format!(
-                    "protoc has nothing to say about {}",
-                    proto.display()
-                ))
-            })?,
-            inputs: files
-                .iter()
-                .filter_map(|file| self.find(file.name()))
-                .collect(),
+            name: name
+                .ok_or_else(|| Error::new(format!("protoc has nothing to say about {}", proto.display())))?,
+            inputs: files.iter().filter_map(|file| self.find(file.name())).collect(),
             files,
             // That cc_generic_services is deprecated helps nobody whose C++ programs need it.
             warnings: said
@@ -100,10 +84,7 @@ impl Protoc {
     }
 
     fn find(&self, name: &str) -> Option<PathBuf> {
-        self.includes
-            .iter()
-            .map(|include| include.join(name))
-            .find(|path| path.exists())
+        self.includes.iter().map(|include| include.join(name)).find(|path| path.exists())
     }
 }
 

@@ -12,41 +12,18 @@ pub(super) fn print(
     methods: &[Method<'_>],
     out: &mut Printer,
 ) -> syn::Result<()> {
-    let Names {
-        rust,
-        server,
-        constant,
-        ..
-    } = names;
-    let service_docs = docs(&service.docs, || {
-        format!("The service `{}`.", service.full_name)
-    });
+    let Names { rust, server, constant, .. } = names;
+    let service_docs = docs(&service.docs, || format!("The service `{}`.", service.full_name));
     let deprecated = deprecated(service.deprecated);
-    let members = methods
-        .iter()
-        .flat_map(trait_methods)
-        .chain([service_method(server)]);
-    out.block(
-        quote!(#service_docs #deprecated),
-        quote!(pub trait #rust: Send + Sync + 'static {}),
-        members,
-    )?;
+    let members = methods.iter().flat_map(trait_methods).chain([service_method(server)]);
+    out.block(quote!(#service_docs #deprecated), quote!(pub trait #rust: Send + Sync + 'static {}), members)?;
 
     // A handler behind an `Arc` is a handler: its owner keeps a handle to its state.
     let arc = quote!(impl<T: #rust + ?Sized> #rust for ::std::sync::Arc<T> {});
-    out.block(
-        TokenStream::new(),
-        arc,
-        methods.iter().flat_map(arc_methods),
-    )?;
+    out.block(TokenStream::new(), arc, methods.iter().flat_map(arc_methods))?;
 
-    let server_doc = doc(&format!(
-        "[`{rust}`] as a service: what [`{rust}::service`] makes."
-    ));
-    out.item(
-        server_doc,
-        quote!(#[derive(Clone, Debug)] pub struct #server<T>(T);),
-    )?;
+    let server_doc = doc(&format!("[`{rust}`] as a service: what [`{rust}::service`] makes."));
+    out.item(server_doc, quote!(#[derive(Clone, Debug)] pub struct #server<T>(T);))?;
 
     let members = [
         quote! {
@@ -56,27 +33,15 @@ pub(super) fn print(
         },
         dispatch(methods),
     ];
-    out.block(
-        TokenStream::new(),
-        quote!(impl<T: #rust> ::mprpc_runtime::Service for #server<T> {}),
-        members,
-    )
+    out.block(TokenStream::new(), quote!(impl<T: #rust> ::mprpc_runtime::Service for #server<T> {}), members)
 }
 
 fn trait_methods(method: &Method<'_>) -> [TokenStream; 2] {
-    let Method {
-        call,
-        input,
-        deprecated,
-        ..
-    } = method;
+    let Method { call, input, deprecated, .. } = method;
     let (answer, deferred) = (answer(method), deferred_signature(method));
     let docs = method.docs("Answers");
     let unimplemented = format!("{} is not implemented", method.path);
-    let deferred_doc = doc(&format!(
-        "{} whose answer may come later, from any thread.",
-        method.link
-    ));
+    let deferred_doc = doc(&format!("{} whose answer may come later, from any thread.", method.link));
     [
         quote! {
             #docs
@@ -97,12 +62,7 @@ fn trait_methods(method: &Method<'_>) -> [TokenStream; 2] {
 }
 
 fn arc_methods(method: &Method<'_>) -> [TokenStream; 2] {
-    let Method {
-        call,
-        deferred,
-        input,
-        ..
-    } = method;
+    let Method { call, deferred, input, .. } = method;
     let (answer, deferred_signature) = (answer(method), deferred_signature(method));
     [
         quote! {
@@ -122,14 +82,7 @@ fn answer(Method { output, .. }: &Method<'_>) -> TokenStream {
     quote!(::std::result::Result<#output, ::mprpc_runtime::Status>)
 }
 
-fn deferred_signature(
-    Method {
-        deferred,
-        input,
-        output,
-        ..
-    }: &Method<'_>,
-) -> TokenStream {
+fn deferred_signature(Method { deferred, input, output, .. }: &Method<'_>) -> TokenStream {
     quote!(fn #deferred(&self, controller: ::mprpc_runtime::Controller, request: #input, reply: ::mprpc_runtime::Reply<#output>))
 }
 

@@ -13,9 +13,7 @@ pub(super) fn print(
     out: &mut Printer,
 ) -> syn::Result<()> {
     let Names { stub, constant, .. } = names;
-    let Service {
-        full_name, name, ..
-    } = service;
+    let Service { full_name, name, .. } = service;
     let constant_doc = doc(&format!("What `{full_name}` consists of."));
     let descriptors = methods.iter().map(|method| descriptor(full_name, method));
     let descriptor = quote! {
@@ -29,30 +27,20 @@ pub(super) fn print(
     let fields = quote!(#[derive(Clone, Debug)] pub struct #stub { stub: ::mprpc_runtime::Stub });
     out.item(quote!(#stub_doc #deprecated), fields)?;
 
-    let calls = methods
-        .iter()
-        .flat_map(|method| stub_methods(constant, method));
+    let calls = methods.iter().flat_map(|method| stub_methods(constant, method));
     out.block(
         TokenStream::new(),
         quote!(impl #stub {}),
-        common_methods(constant, &constant_doc)
-            .into_iter()
-            .chain(calls),
+        common_methods(constant, &constant_doc).into_iter().chain(calls),
     )
 }
 
 fn descriptor(service: &str, method: &Method<'_>) -> TokenStream {
     let (wire, extras) = (&method.model.name, &method.model.extras);
-    let (input, output) = (
-        &method.model.input.full_name,
-        &method.model.output.full_name,
-    );
+    let (input, output) = (&method.model.input.full_name, &method.model.output.full_name);
     let inline = extras.inline.then(|| quote!(.inline()));
     let idempotent = extras.idempotent.then(|| quote!(.idempotent()));
-    let timeout = extras
-        .timeout_ms
-        .map(Literal::u32_unsuffixed)
-        .map(|ms| quote!(.timeout_ms(#ms)));
+    let timeout = extras.timeout_ms.map(Literal::u32_unsuffixed).map(|ms| quote!(.timeout_ms(#ms)));
     let empty = method.model.output.empty.then(|| quote!(.empty_response()));
     quote!(::mprpc_runtime::MethodDescriptor::new(#service, #wire, #input, #output) #inline #idempotent #timeout #empty)
 }
@@ -87,30 +75,16 @@ fn common_methods(constant: &proc_macro2::Ident, constant_doc: &TokenStream) -> 
 }
 
 fn stub_methods(constant: &proc_macro2::Ident, method: &Method<'_>) -> [TokenStream; 4] {
-    let Method {
-        index,
-        link,
-        call,
-        asynchronous,
-        start,
-        batch,
-        input,
-        output,
-        deprecated,
-        ..
-    } = method;
+    let Method { index, link, call, asynchronous, start, batch, input, output, deprecated, .. } = method;
     let descriptor = quote!(&#constant.methods[#index]);
     let result = quote!(::std::result::Result<#output, ::mprpc_runtime::Error>);
     let call_docs = method.docs("Calls");
     let async_doc = doc(&format!(
         "{link} that does not wait: `done` gets the answer, on a thread that it must not block."
     ));
-    let start_doc = doc(&format!(
-        "{link} that does not wait: the answer is in what it returns."
-    ));
-    let batch_doc = doc(&format!(
-        "{link} for many requests at once; the answers are in the order of the requests."
-    ));
+    let start_doc = doc(&format!("{link} that does not wait: the answer is in what it returns."));
+    let batch_doc =
+        doc(&format!("{link} for many requests at once; the answers are in the order of the requests."));
     [
         quote! {
             #call_docs

@@ -44,11 +44,7 @@ pub(super) struct Method<'a> {
 }
 
 impl<'a> Method<'a> {
-    pub(super) fn new(
-        service: &Service,
-        index: usize,
-        method: &'a model::Method,
-    ) -> syn::Result<Self> {
+    pub(super) fn new(service: &Service, index: usize, method: &'a model::Method) -> syn::Result<Self> {
         let names = &method.rust;
         let path = |message: &Message| message.path.parse::<TokenStream>();
         let plain = names.call.trim_start_matches("r#");
@@ -84,20 +80,12 @@ pub(super) fn docs(lines: &[String], default: impl FnOnce() -> String) -> TokenS
 
 /// One line of documentation.
 pub(super) fn doc(line: &str) -> TokenStream {
-    let line = if line.is_empty() {
-        String::new()
-    } else {
-        format!(" {line}")
-    };
+    let line = if line.is_empty() { String::new() } else { format!(" {line}") };
     quote!(#[doc = #line])
 }
 
 pub(super) fn deprecated(deprecated: bool) -> TokenStream {
-    if deprecated {
-        quote!(#[deprecated])
-    } else {
-        TokenStream::new()
-    }
+    if deprecated { quote!(#[deprecated]) } else { TokenStream::new() }
 }
 
 /// The names in the model are identifiers, some of them raw.

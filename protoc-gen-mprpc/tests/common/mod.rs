@@ -5,19 +5,11 @@ use std::process::{Command, Output};
 
 /// The top folder of the repository.
 pub(crate) fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("the workspace")
-        .to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
 }
 
 /// Runs `protoc --mprpc_out=OUT FILE`; `parameter` is what `--mprpc_opt` gets.
-pub(crate) fn protoc(
-    includes: &[impl AsRef<Path>],
-    file: &str,
-    out: &Path,
-    parameter: &str,
-) -> Output {
+pub(crate) fn protoc(includes: &[impl AsRef<Path>], file: &str, out: &Path, parameter: &str) -> Output {
     let mut command = Command::new(protoc_bin_vendored::protoc_bin_path().expect("protoc"));
     for include in includes {
         command.arg("-I").arg(include.as_ref());

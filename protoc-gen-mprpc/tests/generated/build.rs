@@ -2,10 +2,6 @@
 
 fn main() {
     let (golden, proto) = ("../golden", "../../../proto");
-    let roots = [
-        "../golden/tricky.proto",
-        "../../../proto/user.proto",
-        "../../../proto/friend.proto",
-    ];
+    let roots = ["../golden/tricky.proto", "../../../proto/user.proto", "../../../proto/friend.proto"];
     protoc_gen_mprpc::build::compile(&roots, &[golden, proto]).expect("protos");
 }

@@ -36,8 +36,8 @@ mod private {
 mod tests {
     use super::proto::tricky::Nothing;
     use super::proto::tricky_mprpc::{
-        CollisionsRpc, CollisionsRpc_Stub, EchoRpc_, EmptyRpc_Stub, SnakeCaseRpc,
-        SnakeCaseRpc_Stub, TypesRpc_Stub,
+        CollisionsRpc, CollisionsRpc_Stub, EchoRpc_, EmptyRpc_Stub, SnakeCaseRpc, SnakeCaseRpc_Stub,
+        TypesRpc_Stub,
     };
     use super::proto::user_mprpc::UserServiceRpc;
     use mprpc_runtime::{
@@ -49,49 +49,31 @@ mod tests {
     #[test]
     fn descriptors_say_what_the_file_says() {
         let service = TypesRpc_Stub::descriptor();
-        assert_eq!(
-            (service.full_name, service.name),
-            ("tricky.v1.TypesRpc", "TypesRpc")
-        );
+        assert_eq!((service.full_name, service.name), ("tricky.v1.TypesRpc", "TypesRpc"));
         let names: Vec<_> = service.methods.iter().map(|method| method.name).collect();
         assert_eq!(names, ["Ping", "Struct", "Common", "Pool", "Old"]);
 
-        let [ping, _, common, pool, _] = service.methods else {
-            panic!("five methods")
-        };
+        let [ping, _, common, pool, _] = service.methods else { panic!("five methods") };
         assert_eq!(common.path(), "tricky.v1.TypesRpc/Common");
         assert_eq!(
             (common.request_type, common.response_type),
             ("tricky.common.Page", "tricky.common.Page.Entry")
         );
-        assert_eq!(
-            options(common),
-            (true, true, false, Some(Duration::from_millis(200)))
-        );
+        assert_eq!(options(common), (true, true, false, Some(Duration::from_millis(200))));
         assert_eq!(options(pool), (false, false, false, None));
         assert_eq!(options(ping), (false, false, true, None));
         assert!(EmptyRpc_Stub::descriptor().methods.is_empty());
     }
 
     fn options(method: &MethodDescriptor) -> (bool, bool, bool, Option<Duration>) {
-        (
-            method.inline,
-            method.idempotent,
-            method.empty_response,
-            method.timeout,
-        )
+        (method.inline, method.idempotent, method.empty_response, method.timeout)
     }
 
     #[test]
     fn wire_names_stay_as_they_are_in_the_file() {
-        let names: Vec<_> = CollisionsRpc_Stub::descriptor()
-            .methods
-            .iter()
-            .map(|method| method.name)
-            .collect();
-        for name in [
-            "New", "XAsync", "X", "GetURL", "GetUrl", "get_url", "_1", "__",
-        ] {
+        let names: Vec<_> =
+            CollisionsRpc_Stub::descriptor().methods.iter().map(|method| method.name).collect();
+        for name in ["New", "XAsync", "X", "GetURL", "GetUrl", "get_url", "_1", "__"] {
             assert!(names.contains(&name), "{name}");
         }
     }
@@ -111,14 +93,7 @@ mod tests {
             Box::new(EchoRpc_::service(Everything)),
         ];
         let names = services.map(|service| service.descriptor().full_name);
-        assert_eq!(
-            names,
-            [
-                "fixbug.UserServiceRpc",
-                "tricky.v1.Collisions",
-                "tricky.v1.Echo"
-            ]
-        );
+        assert_eq!(names, ["fixbug.UserServiceRpc", "tricky.v1.Collisions", "tricky.v1.Echo"]);
     }
 
     /// Answers `call_me` late and from another thread, and `New` at once; the rest is left out.
@@ -142,37 +117,22 @@ mod tests {
 
         let stub = SnakeCaseRpc_Stub::new(InProcessChannel::new(SnakeCaseRpc::service(Half)));
         assert_eq!(stub.call_me(&request).expect("blocking"), request);
-        assert_eq!(
-            stub.call_me_start(&request).wait().expect("pending"),
-            request
-        );
+        assert_eq!(stub.call_me_start(&request).wait().expect("pending"), request);
         let batch = stub.call_me_batch(&[request.clone(), request.clone()]);
-        assert!(
-            batch.len() == 2 && batch.iter().all(Result::is_ok),
-            "{batch:?}"
-        );
+        assert!(batch.len() == 2 && batch.iter().all(Result::is_ok), "{batch:?}");
         let (tell, told) = std::sync::mpsc::channel();
         stub.call_me_async(&request, move |result| {
             tell.send(result.is_ok()).expect("the test waits");
         });
-        assert!(
-            told.recv_timeout(Duration::from_secs(10))
-                .expect("callback")
-        );
+        assert!(told.recv_timeout(Duration::from_secs(10)).expect("callback"));
 
-        let stub = CollisionsRpc_Stub::new(InProcessChannel::new(CollisionsRpc::service(
-            Arc::new(Half),
-        )));
+        let stub = CollisionsRpc_Stub::new(InProcessChannel::new(CollisionsRpc::service(Arc::new(Half))));
         stub.new_(&request).expect("a name with an underscore");
         let mut controller = MprpcController::new();
-        stub.controlled_by(&mut controller)
-            .x_async_(&request)
-            .expect_err("no handler");
+        stub.controlled_by(&mut controller).x_async_(&request).expect_err("no handler");
         assert!(
             controller.failed()
-                && controller
-                    .error_text()
-                    .contains("tricky.v1.Collisions/XAsync is not implemented")
+                && controller.error_text().contains("tricky.v1.Collisions/XAsync is not implemented")
         );
     }
 }

@@ -35,11 +35,7 @@ impl<C> ClientConnection<C> {
             let ran = self.ran(&call);
             return call.fail(ran, Status::unavailable(text), sink);
         }
-        let received = Received {
-            body: Body::Shared(reply),
-            attachment: &[],
-            metadata: Metadata::default(),
-        };
+        let received = Received { body: Body::Shared(reply), attachment: &[], metadata: Metadata::default() };
         sink(call.start.done, Ok(received));
     }
 

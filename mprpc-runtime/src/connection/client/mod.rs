@@ -208,12 +208,7 @@ impl<C> ClientConnection<C> {
 
     /// Starts a call: `write` appends its frame under the id it is given. A connection that takes
     /// no calls, or whose peer takes no bytes, ends it at once, saying that it did not run.
-    pub fn start(
-        &mut self,
-        start: Start<C>,
-        write: impl FnOnce(&C, u64, &mut Vec<u8>),
-        sink: Sink<'_, C>,
-    ) {
+    pub fn start(&mut self, start: Start<C>, write: impl FnOnce(&C, u64, &mut Vec<u8>), sink: Sink<'_, C>) {
         let (deadline, offset) = (start.deadline, self.output.end_in_all());
         let call = Call { start, offset };
         if !self.takes_calls() {
@@ -234,11 +229,7 @@ impl<C> ClientConnection<C> {
 
     /// Ends the call with this tag, if it is in flight, and tells the peer.
     pub fn cancel(&mut self, tag: u64, sink: Sink<'_, C>) {
-        let found = self
-            .calls
-            .iter()
-            .find(|(_, call)| call.start.tag == tag)
-            .map(|(id, _)| id);
+        let found = self.calls.iter().find(|(_, call)| call.start.tag == tag).map(|(id, _)| id);
         if let Some(id) = found.filter(|_| tag != 0) {
             self.abandon(id, Status::cancelled("cancelled by the caller"), sink);
         }
@@ -268,11 +259,7 @@ impl<C> ClientConnection<C> {
     pub fn connected(&mut self) {
         if self.phase == Phase::Connecting {
             self.opened = self.wire != Wire::Mux;
-            self.phase = if self.opened {
-                Phase::Open
-            } else {
-                Phase::Greeting
-            };
+            self.phase = if self.opened { Phase::Open } else { Phase::Greeting };
         }
     }
 
@@ -353,19 +340,12 @@ impl<C> ClientConnection<C> {
     }
 
     fn is_open(&self) -> bool {
-        matches!(
-            self.phase,
-            Phase::Connecting | Phase::Greeting | Phase::Open
-        )
+        matches!(self.phase, Phase::Connecting | Phase::Greeting | Phase::Open)
     }
 
     /// A call whose first byte the socket never took did not run, if it is not written later.
     fn ran(&self, call: &Call<C>) -> Ran {
-        if self.output.sent_in_all() <= call.offset {
-            Ran::No
-        } else {
-            Ran::Maybe
-        }
+        if self.output.sent_in_all() <= call.offset { Ran::No } else { Ran::Maybe }
     }
 
     /// Fails every call in flight. Those that were not written at all never will be.

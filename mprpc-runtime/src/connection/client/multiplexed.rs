@@ -72,11 +72,7 @@ impl<C> ClientConnection<C> {
                 return self.violation("a Hello over the limits", sink);
             }
             if kind == Some(Kind::Response) {
-                self.end_call(
-                    header.call_id,
-                    Err(maybe(Status::resource_exhausted(text))),
-                    sink,
-                );
+                self.end_call(header.call_id, Err(maybe(Status::resource_exhausted(text))), sink);
             }
             self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
             return HEADER_LEN;
@@ -96,9 +92,7 @@ impl<C> ClientConnection<C> {
                 }
                 Err(error) => return self.violation(&format!("the Hello: {error}"), sink),
             },
-            Some(Kind::Response) => {
-                self.end_call(header.call_id, outcome(&header, meta, body), sink)
-            }
+            Some(Kind::Response) => self.end_call(header.call_id, outcome(&header, meta, body), sink),
             // A peer that pings but takes no Pongs must not make us hoard them.
             Some(Kind::Ping) if self.output.len() <= self.settings.max_output => {
                 mux::write_control(self.output.buffer(), Kind::Pong, 0, body);
@@ -118,9 +112,7 @@ impl<C> ClientConnection<C> {
                 "the response's header of {meta_len} bytes is over max_header, {max_header} bytes here"
             ))
         } else if body_len > max_body {
-            Some(format!(
-                "the response of {body_len} bytes is over max_body, {max_body} bytes here"
-            ))
+            Some(format!("the response of {body_len} bytes is over max_body, {max_body} bytes here"))
         } else {
             None
         }
@@ -158,22 +150,13 @@ impl<C> ClientConnection<C> {
 
 fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
     if header.flags & END == 0 {
-        return Err(maybe(Status::unimplemented(
-            "the peer streams its response, which version 1 does not",
-        )));
+        return Err(maybe(Status::unimplemented("the peer streams its response, which version 1 does not")));
     }
     if meta.is_empty() {
-        return Ok(Received {
-            body: Body::Slice(body),
-            attachment: &[],
-            metadata: Metadata::default(),
-        });
+        return Ok(Received { body: Body::Slice(body), attachment: &[], metadata: Metadata::default() });
     }
-    let meta = ResponseMeta::decode(meta).map_err(|error| {
-        maybe(Status::internal(format!(
-            "the header of the response: {error}"
-        )))
-    })?;
+    let meta = ResponseMeta::decode(meta)
+        .map_err(|error| maybe(Status::internal(format!("the header of the response: {error}"))))?;
     if meta.code != 0 {
         let ran = if meta.retryable { Ran::No } else { Ran::Maybe };
         let status = Status::new(Code::from_wire(meta.code), meta.message)
@@ -182,30 +165,18 @@ fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
         return Err(Failure { ran, status });
     }
     if meta.compression != 0 {
-        let text = format!(
-            "compression {} of the response is not known here",
-            meta.compression
-        );
+        let text = format!("compression {} of the response is not known here", meta.compression);
         return Err(maybe(Status::unimplemented(text)));
     }
     let Some(at) = body.len().checked_sub(meta.attachment_size as usize) else {
-        return Err(maybe(Status::internal(
-            "attachment_size of the response is larger than its body",
-        )));
+        return Err(maybe(Status::internal("attachment_size of the response is larger than its body")));
     };
     let (message, attachment) = body.split_at(at);
-    Ok(Received {
-        body: Body::Slice(message),
-        attachment,
-        metadata: Metadata::from_wire(&meta.metadata),
-    })
+    Ok(Received { body: Body::Slice(message), attachment, metadata: Metadata::from_wire(&meta.metadata) })
 }
 
 fn maybe(status: Status) -> Failure {
-    Failure {
-        ran: Ran::Maybe,
-        status,
-    }
+    Failure { ran: Ran::Maybe, status }
 }
 
 /// Bytes of a GoAway's reason that are kept.

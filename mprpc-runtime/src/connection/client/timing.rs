@@ -51,9 +51,7 @@ impl<C> ClientConnection<C> {
                 self.end_all("the peer does not answer pings", sink);
                 self.close_now(Phase::Reset);
             }
-            (Phase::Open, None)
-                if self.wire == Wire::Mux && now >= self.heard + settings.ping_interval =>
-            {
+            (Phase::Open, None) if self.wire == Wire::Mux && now >= self.heard + settings.ping_interval => {
                 self.pinged = Some(now);
                 mux::write_control(self.output.buffer(), Kind::Ping, 0, &[]);
             }

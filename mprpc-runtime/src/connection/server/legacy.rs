@@ -9,24 +9,18 @@ use crate::{
 };
 
 impl ServerConnection {
-    pub(super) fn legacy_request(
-        &mut self,
-        dialect: Dialect,
-        bytes: &[u8],
-        now: Instant,
-    ) -> Progress {
+    pub(super) fn legacy_request(&mut self, dialect: Dialect, bytes: &[u8], now: Instant) -> Progress {
         if !bytes.is_empty() && !self.calls.is_empty() {
             return Progress::Blocked;
         }
-        let (head, used) =
-            match legacy::decode_head(dialect, bytes, self.settings.max_header as usize) {
-                Ok(Step::Need(_)) => return Progress::Wait,
-                Ok(Step::Done(head, used)) => (head, used),
-                Err(error) => {
-                    self.reset(error.0);
-                    return Progress::Used(0);
-                }
-            };
+        let (head, used) = match legacy::decode_head(dialect, bytes, self.settings.max_header as usize) {
+            Ok(Step::Need(_)) => return Progress::Wait,
+            Ok(Step::Done(head, used)) => (head, used),
+            Err(error) => {
+                self.reset(error.0);
+                return Progress::Used(0);
+            }
+        };
         if head.args_size > self.settings.max_body {
             self.reset("a legacy request over max_body");
             return Progress::Used(0);

@@ -238,8 +238,7 @@ impl Connection for ServerConnection {
             Phase::Sniff | Phase::Mux(_) => !self.blocked && self.may_write(),
             // Read on while a call runs, to learn of a reset, but not for ever.
             Phase::Legacy(_) => {
-                self.may_write()
-                    && (!self.blocked || self.inbox.len() <= self.settings.max_header as usize)
+                self.may_write() && (!self.blocked || self.inbox.len() <= self.settings.max_header as usize)
             }
             Phase::Linger(_) => true,
             Phase::Reset | Phase::Closed => false,

@@ -33,16 +33,11 @@ impl ServerConnection {
             instance: settings.instance,
             max_header: settings.max_header,
             max_body: settings.max_body,
-            min_ping_interval_ms: u32::try_from(settings.min_ping_interval.as_millis())
-                .unwrap_or(u32::MAX),
+            min_ping_interval_ms: u32::try_from(settings.min_ping_interval.as_millis()).unwrap_or(u32::MAX),
             max_calls: settings.max_calls,
         };
         hello.write(self.output.buffer());
-        self.phase = Phase::Mux(State {
-            peer_max_body: None,
-            leaving: false,
-            pings: (PING_BURST, now),
-        });
+        self.phase = Phase::Mux(State { peer_max_body: None, leaving: false, pings: (PING_BURST, now) });
         if self.drains() {
             self.announce_drain();
         }
@@ -127,8 +122,7 @@ impl ServerConnection {
                 "the message of {len} bytes is over max_body, {max_body} bytes here"
             )));
         }
-        let streamed =
-            kind == Some(Kind::Data) || (kind == Some(Kind::Request) && header.flags & END == 0);
+        let streamed = kind == Some(Kind::Data) || (kind == Some(Kind::Request) && header.flags & END == 0);
         streamed.then(|| Status::unimplemented("streaming is not part of version 1"))
     }
 
@@ -140,9 +134,7 @@ impl ServerConnection {
             Some(Kind::Request) => true,
             // Behind a Request of its own, which was answered, a Data frame needs no answer.
             Some(Kind::Data) => {
-                refusal.code() == Code::Unimplemented
-                    && call > self.last_id
-                    && call != mux::EVERY_CALL
+                refusal.code() == Code::Unimplemented && call > self.last_id && call != mux::EVERY_CALL
             }
             _ => false,
         };
@@ -176,9 +168,7 @@ impl ServerConnection {
             body: Body::Slice(message),
             attachment,
             metadata: Metadata::from_wire(&meta.metadata),
-            deadline: meta
-                .timeout_us
-                .and_then(|us| now.checked_add(Duration::from_micros(us))),
+            deadline: meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us))),
             received: now,
             peer: self.peer,
             cancel: &mut entry.cancel,
@@ -252,9 +242,7 @@ fn check_request(meta: &[u8], body_len: usize) -> Result<(RequestMeta<'_>, usize
         return Err(Status::unimplemented(text));
     }
     if meta.timeout_us == Some(0) {
-        return Err(Status::deadline_exceeded(
-            "the request came with no time left",
-        ));
+        return Err(Status::deadline_exceeded("the request came with no time left"));
     }
     Ok((meta, attachment_at))
 }

@@ -83,12 +83,7 @@ impl ServerConnection {
 
     /// Takes over the answers given since `lend`. Returns whether there were any.
     pub(super) fn reclaim(&mut self) -> bool {
-        let Self {
-            calls,
-            output,
-            mailbox,
-            ..
-        } = self;
+        let Self { calls, output, mailbox, .. } = self;
         let (mut ended, mut tokens) = (None, Vec::new());
         mailbox.reclaim(output.buffer(), |call, failed| {
             // Hooks of a token may own another call's ticket, which answers through the mailbox

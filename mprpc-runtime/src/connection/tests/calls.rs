@@ -12,22 +12,12 @@ fn a_request_arrives_with_all_that_it_carries() {
         attachment_size: 3,
         ..request_meta("Echo")
     };
-    server.feed(&request_of(
-        1,
-        &meta,
-        &[&wire(b"text")[..], b"abc"].concat(),
-    ));
+    server.feed(&request_of(1, &meta, &[&wire(b"text")[..], b"abc"].concat()));
     let seen = server.handlers.last();
     assert_eq!((&*seen.service, &*seen.method), ("pkg.Svc", "Echo"));
     assert_eq!((seen.body, &*seen.attachment), (wire(b"text"), &b"abc"[..]));
-    assert_eq!(
-        seen.metadata,
-        [("trace".into(), vec![0, 1]), ("user".into(), b"x".to_vec())]
-    );
-    assert_eq!(
-        seen.deadline,
-        Some(server.now + Duration::from_micros(1500))
-    );
+    assert_eq!(seen.metadata, [("trace".into(), vec![0, 1]), ("user".into(), b"x".to_vec())]);
+    assert_eq!(seen.deadline, Some(server.now + Duration::from_micros(1500)));
 
     let echoed = server.output();
     let mut client = Client::mux();
@@ -35,10 +25,7 @@ fn a_request_arrives_with_all_that_it_carries() {
     client.feed(&echoed);
     let (tag, got) = client.ended().remove(0);
     let got = got.expect("a response");
-    assert_eq!(
-        (tag, got.body, &*got.attachment),
-        (1, wire(b"text"), &b"abc"[..])
-    );
+    assert_eq!((tag, got.body, &*got.attachment), (1, wire(b"text"), &b"abc"[..]));
     assert_eq!(got.metadata.len(), 2);
 }
 
@@ -54,13 +41,7 @@ fn answers_go_out_in_the_order_they_are_given_inline_or_later() {
         ]
         .concat(),
     );
-    let ids = |server: &mut Server| {
-        server
-            .replies()
-            .iter()
-            .map(|(id, _)| *id)
-            .collect::<Vec<_>>()
-    };
+    let ids = |server: &mut Server| server.replies().iter().map(|(id, _)| *id).collect::<Vec<_>>();
     assert_eq!(ids(&mut server), [2, 4]);
     server.answer(1, b"3");
     assert_eq!(ids(&mut server), [3]);
@@ -75,20 +56,13 @@ fn a_failed_and_a_dropped_call_are_answered() {
     assert_eq!(server.reply().1.code, code(Code::Unimplemented));
     server.feed(&request(2, "Drop", b""));
     assert_eq!(server.reply().1.code, code(Code::Internal));
-    server.feed(&raw(
-        Kind::Request as u8,
-        END,
-        3,
-        &request(3, "Echo", b"")[20..],
-        b"\xff",
-    ));
+    server.feed(&raw(Kind::Request as u8, END, 3, &request(3, "Echo", b"")[20..], b"\xff"));
     assert_eq!(server.reply().1.code, code(Code::InvalidArgument));
     server.feed(&request(4, "Later", b""));
-    server.handlers.ticket(0).fail(
-        Status::new(Code::NotFound, "no user 7")
-            .with_details(*b"why")
-            .with_retryable(true),
-    );
+    server
+        .handlers
+        .ticket(0)
+        .fail(Status::new(Code::NotFound, "no user 7").with_details(*b"why").with_retryable(true));
     server.deliver();
     let bytes = server.output();
     let mut client = Client::mux();
@@ -96,14 +70,8 @@ fn a_failed_and_a_dropped_call_are_answered() {
     client.feed(&bytes);
     let (tag, failure) = client.ended().remove(0);
     let failure = failure.expect_err("a failure");
-    assert_eq!(
-        (tag, failure.ran, failure.status.code()),
-        (4, Ran::No, Code::NotFound)
-    );
-    assert_eq!(
-        (failure.status.message(), failure.status.details()),
-        ("no user 7", &b"why"[..])
-    );
+    assert_eq!((tag, failure.ran, failure.status.code()), (4, Ran::No, Code::NotFound));
+    assert_eq!((failure.status.message(), failure.status.details()), ("no user 7", &b"why"[..]));
 }
 
 #[test]
@@ -116,24 +84,16 @@ fn ids_may_have_gaps_up_to_the_last_but_one() {
 
 #[test]
 fn an_id_that_does_not_rise_ends_the_connection_live_or_not() {
-    for (method, again) in [
-        ("Echo", 5),
-        ("Later", 5),
-        ("Echo", 4),
-        ("Later", 4),
-        ("Echo", 0),
-        ("Echo", u64::MAX),
-    ] {
+    for (method, again) in
+        [("Echo", 5), ("Later", 5), ("Echo", 4), ("Later", 4), ("Echo", 0), ("Echo", u64::MAX)]
+    {
         let mut server = Server::mux();
         server.feed(&request(5, method, b""));
         server.feed(&request(again, "Echo", b""));
         let (last, _) = server.ends();
         assert_eq!(last, 5, "{again} after 5");
         assert_eq!(server.handlers.methods(), [method]);
-        assert_eq!(
-            server.handlers.last().cancel.is_cancelled(),
-            method == "Later"
-        );
+        assert_eq!(server.handlers.last().cancel.is_cancelled(), method == "Later");
     }
     let mut server = Server::mux();
     server.feed(&raw(Kind::Request as u8, END, 1, b"", &[0; 5000]));
@@ -181,11 +141,7 @@ fn a_response_to_a_finished_id_is_dropped_and_counted() {
         ]
         .concat(),
     );
-    let bodies: Vec<_> = client
-        .ended()
-        .into_iter()
-        .map(|(tag, got)| (tag, got.expect("ok").body))
-        .collect();
+    let bodies: Vec<_> = client.ended().into_iter().map(|(tag, got)| (tag, got.expect("ok").body)).collect();
     assert_eq!(bodies, [(1, wire(b"a")), (2, wire(b"c"))]);
     assert_eq!(client.conn.late_responses(), 2);
 }
@@ -193,20 +149,13 @@ fn a_response_to_a_finished_id_is_dropped_and_counted() {
 #[test]
 fn undecodable_meta_and_a_too_large_attachment_are_invalid_arguments() {
     let mut server = Server::mux();
-    for meta in [
-        &b"\x0a\xff\xff\xff\x7f\x01"[..],
-        b"\x0a\x02\xff\xfe",
-        b"\x0b",
-    ] {
+    for meta in [&b"\x0a\xff\xff\xff\x7f\x01"[..], b"\x0a\x02\xff\xfe", b"\x0b"] {
         let id = server.handlers.methods().len() as u64 * 10 + 1;
         server.feed(&raw(Kind::Request as u8, END, id, meta, b""));
         assert_eq!(server.reply().1.code, code(Code::InvalidArgument));
         server.lives(id + 1);
     }
-    let meta = RequestMeta {
-        attachment_size: 100,
-        ..request_meta("Echo")
-    };
+    let meta = RequestMeta { attachment_size: 100, ..request_meta("Echo") };
     server.feed(&request_of(1000, &meta, &[0; 99]));
     let (_, reply) = server.reply();
     assert_eq!(reply.code, code(Code::InvalidArgument));
@@ -218,24 +167,14 @@ fn undecodable_meta_and_a_too_large_attachment_are_invalid_arguments() {
 fn a_client_takes_broken_metas_of_responses_as_failures_of_their_calls() {
     for bytes in [
         raw(Kind::Response as u8, END, 1, b"\x0a\xff", b""),
-        response_of(
-            1,
-            &ResponseMeta {
-                attachment_size: 9,
-                ..Default::default()
-            },
-            b"12345678",
-        ),
+        response_of(1, &ResponseMeta { attachment_size: 9, ..Default::default() }, b"12345678"),
     ] {
         let mut client = Client::mux();
         client.start(1);
         client.start(2);
         client.feed(&[bytes, response(2, b"fine")].concat());
         let ended = client.ended();
-        assert_eq!(
-            ended[0].1.clone().expect_err("broken").status.code(),
-            Code::Internal
-        );
+        assert_eq!(ended[0].1.clone().expect_err("broken").status.code(), Code::Internal);
         assert!(ended[1].1.is_ok());
     }
 }
@@ -243,22 +182,13 @@ fn a_client_takes_broken_metas_of_responses_as_failures_of_their_calls() {
 #[test]
 fn no_time_left_is_deadline_exceeded_without_running_and_not_retryable() {
     let mut server = Server::mux();
-    let meta = RequestMeta {
-        timeout_us: Some(0),
-        ..request_meta("Echo")
-    };
+    let meta = RequestMeta { timeout_us: Some(0), ..request_meta("Echo") };
     server.feed(&request_of(1, &meta, b""));
     let (_, reply) = server.reply();
-    assert_eq!(
-        (reply.code, reply.retryable),
-        (code(Code::DeadlineExceeded), false)
-    );
+    assert_eq!((reply.code, reply.retryable), (code(Code::DeadlineExceeded), false));
     assert!(server.handlers.methods().is_empty());
     for (id, timeout_us) in [(2, None), (3, Some(u64::MAX)), (4, Some(1 << 63))] {
-        let meta = RequestMeta {
-            timeout_us,
-            ..request_meta("Echo")
-        };
+        let meta = RequestMeta { timeout_us, ..request_meta("Echo") };
         server.feed(&request_of(id, &meta, b""));
         assert_eq!(server.reply().1.code, 0);
     }
@@ -277,9 +207,7 @@ fn an_answer_that_comes_after_the_connection_has_ended_is_dropped() {
 #[test]
 fn one_read_with_many_inline_calls_answers_each_once() {
     let mut server = Server::mux_with(|s| s.max_output = usize::MAX);
-    let bytes: Vec<u8> = (1..=500)
-        .flat_map(|id| request(id, "Echo", &id.to_le_bytes()))
-        .collect();
+    let bytes: Vec<u8> = (1..=500).flat_map(|id| request(id, "Echo", &id.to_le_bytes())).collect();
     server.feed(&bytes);
     let replies = server.replies();
     assert_eq!(replies.len(), 500);

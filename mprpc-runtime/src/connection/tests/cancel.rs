@@ -32,14 +32,8 @@ fn cancel_of_an_unknown_or_finished_call_is_ignored() {
 #[test]
 fn cancel_right_behind_its_request_finds_the_inline_answer_given() {
     let mut server = Server::mux();
-    server.feed(
-        &[
-            request(1, "Echo", b"x"),
-            control(Kind::Cancel, 1, b""),
-            request(2, "Echo", b"y"),
-        ]
-        .concat(),
-    );
+    server
+        .feed(&[request(1, "Echo", b"x"), control(Kind::Cancel, 1, b""), request(2, "Echo", b"y")].concat());
     let replies = server.replies();
     assert_eq!(replies.len(), 2);
     assert_eq!((replies[0].0, replies[0].1.code), (1, 0));
@@ -50,10 +44,7 @@ fn cancel_right_behind_its_request_finds_the_inline_answer_given() {
 fn an_answer_given_before_the_cancel_but_posted_behind_it_is_dropped() {
     let mut server = Server::mux();
     server.feed(&request(1, "Later", b""));
-    server
-        .handlers
-        .ticket(0)
-        .answer(&message(b"x"), &ReplyExtras::default());
+    server.handlers.ticket(0).answer(&message(b"x"), &ReplyExtras::default());
     server.feed(&control(Kind::Cancel, 1, b""));
     server.deliver();
     assert_eq!(server.reply().1.code, code(Code::Cancelled));
@@ -62,14 +53,8 @@ fn an_answer_given_before_the_cancel_but_posted_behind_it_is_dropped() {
 #[test]
 fn a_cancelled_call_counts_until_its_handler_ends() {
     let mut server = Server::mux_with(|s| s.max_calls = 1);
-    server.feed(
-        &[
-            request(1, "Later", b""),
-            control(Kind::Cancel, 1, b""),
-            request(2, "Echo", b"x"),
-        ]
-        .concat(),
-    );
+    server
+        .feed(&[request(1, "Later", b""), control(Kind::Cancel, 1, b""), request(2, "Echo", b"x")].concat());
     assert_eq!(server.reply().1.code, code(Code::Cancelled));
     assert_eq!(server.handlers.methods(), ["Later"]);
     server.answer(0, b"");
@@ -81,11 +66,7 @@ fn a_hook_that_answers_when_it_is_cancelled_finds_that_was_done() {
     let mut server = Server::mux();
     server.feed(&request(1, "Later", b""));
     let ticket = server.handlers.ticket(0);
-    server
-        .handlers
-        .last()
-        .cancel
-        .on_cancel(move || ticket.fail(Status::cancelled("stopped")));
+    server.handlers.last().cancel.on_cancel(move || ticket.fail(Status::cancelled("stopped")));
     server.feed(&control(Kind::Cancel, 1, b""));
     assert_eq!(server.reply().1.text, "cancelled by the caller");
     server.deliver();
@@ -101,10 +82,7 @@ fn a_client_cancels_by_tag_and_drops_the_late_response() {
     client.output();
     client.cancel(5);
     let failure = client.failed();
-    assert_eq!(
-        (failure.status.code(), failure.ran),
-        (Code::Cancelled, Ran::Maybe)
-    );
+    assert_eq!((failure.status.code(), failure.ran), (Code::Cancelled, Ran::Maybe));
     assert_eq!(client.output(), control(Kind::Cancel, 1, b""));
     client.feed(&[response(1, b"late"), response(2, b"six")].concat());
     assert_eq!(client.got(), wire(b"six"));
@@ -140,16 +118,8 @@ fn cancelling_a_legacy_call_resets_its_connection() {
 fn a_reset_cancels_every_call() {
     let mut server = Server::mux();
     server.feed(&[request(1, "Later", b""), request(2, "Later", b"")].concat());
-    server
-        .conn
-        .lost(&io::ErrorKind::ConnectionReset.into(), server.now);
-    assert!(
-        server
-            .handlers
-            .lock()
-            .iter()
-            .all(|seen| seen.cancel.is_cancelled())
-    );
+    server.conn.lost(&io::ErrorKind::ConnectionReset.into(), server.now);
+    assert!(server.handlers.lock().iter().all(|seen| seen.cancel.is_cancelled()));
     assert_eq!(server.conn.intent(), Intent::Close);
     server.answer(0, b"");
     assert!(server.output().is_empty());
@@ -159,16 +129,9 @@ fn a_reset_cancels_every_call() {
 fn cancel_travels_from_client_to_handler_in_any_chunks() {
     for chunk in [1, 3, 19, 1000] {
         let mut pair = Pair::new(chunk);
-        let start = Start {
-            tag: 4,
-            deadline: pair.client.now + SECOND,
-            empty_ok: false,
-            done: 4,
-        };
+        let start = Start { tag: 4, deadline: pair.client.now + SECOND, empty_ok: false, done: 4 };
         let write = |_: &u64, id: u64, out: &mut Vec<u8>| out.extend(request(id, "Later", b""));
-        pair.client
-            .conn
-            .start(start, write, &mut |_, _| panic!("not yet"));
+        pair.client.conn.start(start, write, &mut |_, _| panic!("not yet"));
         pair.run();
         pair.client.cancel(4);
         pair.run();

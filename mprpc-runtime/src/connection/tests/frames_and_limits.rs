@@ -18,31 +18,22 @@ fn a_wrong_magic_ends_the_connection_at_its_first_wrong_byte() {
 
 #[test]
 fn meta_over_max_header_is_refused_by_its_header_and_skipped() {
-    let over = [
-        raw(Kind::Request as u8, END, 1, &[b'x'; 1001], &wire(b"x")),
-        request(2, "Echo", b"y"),
-    ]
-    .concat();
+    let over =
+        [raw(Kind::Request as u8, END, 1, &[b'x'; 1001], &wire(b"x")), request(2, "Echo", b"y")].concat();
     for cut in [20, 21, 500, over.len() - 1, over.len()] {
         let mut server = Server::mux();
         server.feed(&over[..cut]);
         let mut replies = server.replies();
         server.feed(&over[cut..]);
         replies.extend(server.replies());
-        let [(1, refused), (2, fine)] = &replies[..] else {
-            panic!("{replies:?}")
-        };
+        let [(1, refused), (2, fine)] = &replies[..] else { panic!("{replies:?}") };
         assert_eq!(refused.code, code(Code::ResourceExhausted));
         assert!(refused.text.contains("max_header"), "{}", refused.text);
         assert_eq!(fine.body, wire(b"y"));
     }
     let mut server = Server::mux();
     server.feed(&raw(Kind::Request as u8, END, 1, &[b'x'; 1001], b"")[..20]);
-    assert_eq!(
-        server.replies().len(),
-        1,
-        "no byte of the meta is waited for"
-    );
+    assert_eq!(server.replies().len(), 1, "no byte of the meta is waited for");
 }
 
 #[test]
@@ -82,21 +73,8 @@ fn unary_frames_carry_end_and_nothing_else_does() {
     server.feed(&request(2, "Nope", b""));
     server.feed(&control(Kind::Ping, 0, b""));
     server.post(Command::Drain);
-    let flags: Vec<_> = server
-        .frames()
-        .iter()
-        .map(|f| (f.kind, f.flags, f.meta.is_empty()))
-        .collect();
-    assert_eq!(
-        flags,
-        [
-            (2, END, true),
-            (2, END, false),
-            (5, 0, true),
-            (6, 0, true),
-            (4, 0, true)
-        ]
-    );
+    let flags: Vec<_> = server.frames().iter().map(|f| (f.kind, f.flags, f.meta.is_empty())).collect();
+    assert_eq!(flags, [(2, END, true), (2, END, false), (5, 0, true), (6, 0, true), (4, 0, true)]);
 }
 
 #[test]
@@ -151,21 +129,14 @@ fn a_response_without_end_fails_its_call_and_data_is_ignored() {
     bytes.extend(response(2, b"fine"));
     client.feed(&bytes);
     let ended = client.ended();
-    assert_eq!(
-        ended[0].1.clone().expect_err("streams").status.code(),
-        Code::Unimplemented
-    );
+    assert_eq!(ended[0].1.clone().expect_err("streams").status.code(), Code::Unimplemented);
     assert!(ended[1].1.is_ok());
 }
 
 #[test]
 fn unknown_kinds_are_skipped() {
-    let odd = [
-        raw(8, 0, 5, b"", b""),
-        raw(200, 255, 9, b"meta", &[1; 500]),
-        raw(255, 0, 0, b"", b""),
-    ]
-    .concat();
+    let odd =
+        [raw(8, 0, 5, b"", b""), raw(200, 255, 9, b"meta", &[1; 500]), raw(255, 0, 0, b"", b"")].concat();
     let mut server = Server::mux();
     server.feed(&odd);
     server.lives(1);
@@ -193,25 +164,16 @@ fn unknown_meta_fields_are_ignored() {
 #[test]
 fn unknown_compression_is_unimplemented() {
     let mut server = Server::mux();
-    let meta = RequestMeta {
-        compression: 3,
-        ..request_meta("Echo")
-    };
+    let meta = RequestMeta { compression: 3, ..request_meta("Echo") };
     server.feed(&request_of(1, &meta, &wire(b"x")));
     let (_, reply) = server.reply();
-    assert_eq!(
-        (reply.code, reply.retryable),
-        (code(Code::Unimplemented), false)
-    );
+    assert_eq!((reply.code, reply.retryable), (code(Code::Unimplemented), false));
     assert!(reply.text.contains('3'));
     server.lives(2);
 
     let mut client = Client::mux();
     client.start(1);
-    let meta = ResponseMeta {
-        compression: 3,
-        ..Default::default()
-    };
+    let meta = ResponseMeta { compression: 3, ..Default::default() };
     client.feed(&response_of(1, &meta, b"x"));
     assert_eq!(client.failed().status.code(), Code::Unimplemented);
 }
@@ -257,18 +219,10 @@ fn beyond_4_times_max_body_the_connection_ends_by_the_header_alone() {
 
 #[test]
 fn other_kinds_over_the_limits_are_skipped_unanswered() {
-    for kind in [
-        Kind::Cancel as u8,
-        Kind::Ping as u8,
-        Kind::Pong as u8,
-        Kind::GoAway as u8,
-        Kind::Data as u8,
-        77,
-    ] {
-        for bytes in [
-            raw(kind, 0, 5, b"", &[0; 4001]),
-            raw(kind, 0, 5, &[0; 1001], b"x"),
-        ] {
+    for kind in
+        [Kind::Cancel as u8, Kind::Ping as u8, Kind::Pong as u8, Kind::GoAway as u8, Kind::Data as u8, 77]
+    {
+        for bytes in [raw(kind, 0, 5, b"", &[0; 4001]), raw(kind, 0, 5, &[0; 1001], b"x")] {
             let mut server = Server::mux();
             server.feed(&bytes);
             assert!(server.frames().is_empty(), "kind {kind}");
@@ -291,10 +245,7 @@ fn a_response_over_the_clients_max_body_fails_its_call_only() {
     let bytes = raw(Kind::Response as u8, END, 1, b"", &vec![0; 16_000]);
     client.feed(&bytes[..20]);
     let failure = client.failed();
-    assert_eq!(
-        (failure.status.code(), failure.ran),
-        (Code::ResourceExhausted, crate::Ran::Maybe)
-    );
+    assert_eq!((failure.status.code(), failure.ran), (Code::ResourceExhausted, crate::Ran::Maybe));
     assert!(failure.status.message().contains("max_body"));
     bytes[20..].chunks(777).for_each(|piece| client.feed(piece));
     client.feed(&response(2, b"fine"));
@@ -305,11 +256,7 @@ fn a_response_over_the_clients_max_body_fails_its_call_only() {
 fn a_response_over_the_callers_max_body_becomes_resource_exhausted() {
     for method in ["Echo", "Later"] {
         let mut server = Server::new();
-        server.feed(&hello_of(Hello {
-            version: 1,
-            max_body: 20,
-            ..Default::default()
-        }));
+        server.feed(&hello_of(Hello { version: 1, max_body: 20, ..Default::default() }));
         server.feed(&request(1, method, &[1; 19]));
         if method == "Later" {
             server.answer(0, &[1; 19]);

@@ -69,10 +69,8 @@ impl Dispatch for Handlers {
         }
         match call.method {
             "Echo" => {
-                let extras = ReplyExtras {
-                    metadata: call.metadata.clone(),
-                    attachment: call.attachment.to_vec(),
-                };
+                let extras =
+                    ReplyExtras { metadata: call.metadata.clone(), attachment: call.attachment.to_vec() };
                 let mut request = BytesValue::new();
                 match call.body.parse_into(&mut request) {
                     Ok(()) => drop(call.ticket.answer(&request, &extras)),
@@ -86,8 +84,7 @@ impl Dispatch for Handlers {
                 let other = self.ticket(0);
                 seen.cancel.on_cancel(move || drop(other));
                 *call.cancel = Some(seen.cancel);
-                call.ticket
-                    .answer(&BytesValue::new(), &ReplyExtras::default());
+                call.ticket.answer(&BytesValue::new(), &ReplyExtras::default());
             }
             _ => call.ticket.fail(Status::unimplemented("no such method")),
         }
@@ -118,9 +115,7 @@ impl Handlers {
 }
 
 fn pairs<'a>(metadata: impl Iterator<Item = (&'a str, &'a [u8])>) -> Vec<(String, Vec<u8>)> {
-    metadata
-        .map(|(key, value)| (key.into(), value.into()))
-        .collect()
+    metadata.map(|(key, value)| (key.into(), value.into())).collect()
 }
 
 fn server_settings() -> ServerSettings {
@@ -179,12 +174,7 @@ impl Server {
             mailbox.clone(),
             now,
         );
-        Self {
-            conn,
-            handlers,
-            mailbox,
-            now,
-        }
+        Self { conn, handlers, mailbox, now }
     }
 
     /// A mux connection on which Hellos were exchanged.
@@ -283,10 +273,7 @@ impl Server {
         let frames = self.frames();
         let last = frames.last().expect("a frame");
         assert_eq!(last.kind, Kind::GoAway as u8, "{frames:?}");
-        assert!(matches!(
-            self.conn.intent(),
-            Intent::ShutDown | Intent::Close
-        ));
+        assert!(matches!(self.conn.intent(), Intent::ShutDown | Intent::Close));
         let reason = String::from_utf8(last.body.clone()).expect("UTF-8");
         assert!(!reason.is_empty());
         (last.call, reason)
@@ -340,12 +327,7 @@ impl Client {
         let mut settings = client_settings();
         set(&mut settings);
         let now = Instant::now();
-        Self {
-            wire,
-            conn: ClientConnection::new(wire, Arc::new(settings), now),
-            ended: Vec::new(),
-            now,
-        }
+        Self { wire, conn: ClientConnection::new(wire, Arc::new(settings), now), ended: Vec::new(), now }
     }
 
     /// A mux connection on which Hellos were exchanged.
@@ -373,12 +355,7 @@ impl Client {
     }
 
     fn start_for(&mut self, tag: u64, time: Duration, text: &[u8]) {
-        let start = Start {
-            tag,
-            deadline: self.now + time,
-            empty_ok: false,
-            done: tag,
-        };
+        let start = Start { tag, deadline: self.now + time, empty_ok: false, done: tag };
         self.begin(start, text);
     }
 
@@ -402,8 +379,7 @@ impl Client {
     }
 
     fn feed(&mut self, bytes: &[u8]) {
-        self.conn
-            .receive(bytes, self.now, &mut into(&mut self.ended));
+        self.conn.receive(bytes, self.now, &mut into(&mut self.ended));
     }
 
     fn eof(&mut self) {
@@ -494,12 +470,7 @@ impl Pair {
     fn new(chunk: usize) -> Self {
         let mut client = Client::new(Wire::Mux);
         client.conn.connected();
-        Self {
-            client,
-            server: Server::new(),
-            chunk,
-            ends: [false; 2],
-        }
+        Self { client, server: Server::new(), chunk, ends: [false; 2] }
     }
 
     /// Carries bytes, FINs and posts until nothing moves.
@@ -524,9 +495,7 @@ impl Pair {
     }
 
     fn carry_fin(&mut self) -> bool {
-        let fin = |intent: Intent, said: &mut bool| {
-            intent != Intent::Open && !std::mem::replace(said, true)
-        };
+        let fin = |intent: Intent, said: &mut bool| intent != Intent::Open && !std::mem::replace(said, true);
         let (from_client, from_server) = (
             fin(self.client.conn.intent(), &mut self.ends[0]),
             fin(self.server.conn.intent(), &mut self.ends[1]),
@@ -629,13 +598,8 @@ fn wire(text: &[u8]) -> Vec<u8> {
 }
 
 fn raw(kind: u8, flags: u8, call: u64, meta: &[u8], body: &[u8]) -> Vec<u8> {
-    let header = Header {
-        kind,
-        flags,
-        meta_len: meta.len() as u16,
-        body_len: body.len() as u32,
-        call_id: call,
-    };
+    let header =
+        Header { kind, flags, meta_len: meta.len() as u16, body_len: body.len() as u32, call_id: call };
     [&header.encode(), meta, body].concat()
 }
 
@@ -650,19 +614,11 @@ fn hello_of(hello: Hello) -> Vec<u8> {
 }
 
 fn hello() -> Vec<u8> {
-    hello_of(Hello {
-        version: 1,
-        instance: 42,
-        ..Default::default()
-    })
+    hello_of(Hello { version: 1, instance: 42, ..Default::default() })
 }
 
 fn request_meta(method: &str) -> RequestMeta<'_> {
-    RequestMeta {
-        service: "pkg.Svc",
-        method,
-        ..Default::default()
-    }
+    RequestMeta { service: "pkg.Svc", method, ..Default::default() }
 }
 
 fn request_of(call: u64, meta: &RequestMeta<'_>, body: &[u8]) -> Vec<u8> {

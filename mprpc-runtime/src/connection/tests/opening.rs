@@ -26,20 +26,11 @@ fn nothing_is_said_before_the_wire_is_known() {
 
 #[test]
 fn requests_right_behind_hello_are_answered_however_the_bytes_are_cut() {
-    let bytes = [
-        hello(),
-        request(1, "Echo", b"one"),
-        request(3, "Echo", b"three"),
-    ]
-    .concat();
+    let bytes = [hello(), request(1, "Echo", b"one"), request(3, "Echo", b"three")].concat();
     let check = |server: &mut Server, cut: usize| {
         let replies = server.replies();
         let bodies: Vec<_> = replies.iter().map(|(id, r)| (*id, &r.body[..])).collect();
-        assert_eq!(
-            bodies,
-            [(1, &*wire(b"one")), (3, &*wire(b"three"))],
-            "cut at {cut}"
-        );
+        assert_eq!(bodies, [(1, &*wire(b"one")), (3, &*wire(b"three"))], "cut at {cut}");
     };
     for cut in 0..=bytes.len() {
         let mut server = Server::new();
@@ -78,11 +69,8 @@ fn responses_right_behind_the_servers_hello_are_delivered_however_the_bytes_are_
         client.start(2);
         client.feed(&bytes[..cut]);
         client.feed(&bytes[cut..]);
-        let tags: Vec<_> = client
-            .ended()
-            .into_iter()
-            .map(|(tag, got)| (tag, got.expect("ok").body))
-            .collect();
+        let tags: Vec<_> =
+            client.ended().into_iter().map(|(tag, got)| (tag, got.expect("ok").body)).collect();
         assert_eq!(tags, [(2, wire(b"two")), (1, wire(b"one"))], "cut at {cut}");
         assert_eq!(client.conn.peer_instance(), 42);
     }
@@ -106,12 +94,9 @@ fn a_first_frame_that_is_no_hello_ends_a_servers_connection() {
 
 #[test]
 fn a_first_frame_that_is_no_hello_ends_a_clients_connection() {
-    for first in [
-        response(1, b""),
-        control(Kind::Ping, 0, b""),
-        raw(8, 0, 0, b"", b""),
-        control(Kind::GoAway, 0, b""),
-    ] {
+    for first in
+        [response(1, b""), control(Kind::Ping, 0, b""), raw(8, 0, 0, b"", b""), control(Kind::GoAway, 0, b"")]
+    {
         let mut client = Client::new(Wire::Mux);
         client.conn.connected();
         client.start(1);
@@ -136,18 +121,10 @@ fn a_second_hello_ends_the_connection() {
 
 #[test]
 fn a_higher_version_is_spoken_to_as_1() {
-    let nine = hello_of(Hello {
-        version: 9,
-        ..Default::default()
-    });
+    let nine = hello_of(Hello { version: 9, ..Default::default() });
     let mut server = Server::new();
     server.feed(&nine);
-    assert_eq!(
-        Hello::decode(&server.frames()[0].meta)
-            .expect("meta")
-            .version,
-        1
-    );
+    assert_eq!(Hello::decode(&server.frames()[0].meta).expect("meta").version, 1);
     server.lives(1);
 
     let mut client = Client::new(Wire::Mux);
@@ -159,11 +136,7 @@ fn a_higher_version_is_spoken_to_as_1() {
 
 #[test]
 fn version_zero_or_an_undecodable_hello_ends_the_connection() {
-    for first in [
-        hello_of(Hello::default()),
-        raw(0, 0, 0, b"\x0a\xff\xff", b""),
-        raw(0, 0, 0, b"", b""),
-    ] {
+    for first in [hello_of(Hello::default()), raw(0, 0, 0, b"\x0a\xff\xff", b""), raw(0, 0, 0, b"", b"")] {
         let mut server = Server::new();
         server.feed(&first);
         let (last, reason) = server.ends();
@@ -218,13 +191,7 @@ fn legacy_off_resets_legacy_callers_and_nobody_else() {
         let mut server = Server::with(|s| s.legacy = false);
         server.feed(&legacy_request(dialect, "Echo", b"x"));
         assert_eq!(server.conn.intent(), Intent::Reset);
-        assert!(
-            server
-                .conn
-                .reason()
-                .expect("a reason")
-                .contains("legacy = on")
-        );
+        assert!(server.conn.reason().expect("a reason").contains("legacy = on"));
         assert!(server.handlers.methods().is_empty());
     }
     Server::mux_with(|s| s.legacy = false).lives(1);

@@ -69,9 +69,7 @@ impl Claim {
         match self.role {
             _ if old && (found.owner == me || was_mine || found.data == self.data) => remove(found),
             _ if old => Verdict::Keep,
-            _ if found.owner == me && found.data == self.data && found.version >= 1 => {
-                Verdict::Keep
-            }
+            _ if found.owner == me && found.data == self.data && found.version >= 1 => Verdict::Keep,
             _ if found.owner == me => Verdict::Write(found.version),
             // The instance node is ours, so whoever served at this address is gone.
             Role::Mirror if legacy_address(&found.data) == Some(self.addr) => remove(found),
@@ -113,13 +111,7 @@ mod tests {
 
     fn text(addr: SocketAddr, instance: u64) -> Vec<u8> {
         let (services, weight, legacy) = (Vec::new(), 100, true);
-        let of = Publication {
-            addr,
-            instance,
-            services,
-            weight,
-            legacy,
-        };
+        let of = Publication { addr, instance, services, weight, legacy };
         nodes::instance_text(&of, false, "", 0).into_bytes()
     }
 
@@ -128,21 +120,12 @@ mod tests {
             Role::Instance | Role::OldInstance => text(addr(1), 0xa),
             Role::Mirror | Role::OldMirror => nodes::mirror_text(addr(1)).expect("IPv4"),
         };
-        Claim {
-            role,
-            addr: addr(1),
-            id: 0xa,
-            data,
-        }
+        Claim { role, addr: addr(1), id: 0xa, data }
     }
 
     fn found(owner: i64, version: i32, data: impl Into<Vec<u8>>) -> Option<Found> {
         let data = data.into();
-        Some(Found {
-            owner,
-            version,
-            data,
-        })
+        Some(Found { owner, version, data })
     }
 
     #[test]
@@ -152,11 +135,7 @@ mod tests {
             let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
             assert_eq!(judge(None), Verdict::Create);
             assert_eq!(judge(found(ME, 1, claim.data.clone())), Verdict::Keep);
-            assert_eq!(
-                judge(found(ME, 0, claim.data.clone())),
-                Verdict::Write(0),
-                "never set"
-            );
+            assert_eq!(judge(found(ME, 0, claim.data.clone())), Verdict::Write(0), "never set");
             assert_eq!(judge(found(ME, 3, "overwritten")), Verdict::Write(3));
         }
     }
@@ -180,20 +159,13 @@ mod tests {
         assert_eq!(judge(1, Some(Answer::Process(0xa))), Verdict::Delete(1));
         assert_eq!(judge(2, Some(Answer::Process(0xa))), Verdict::Delete(1));
         assert_eq!(judge(1, Some(Answer::Nobody)), Verdict::Delete(1));
-        assert_eq!(
-            judge(2, Some(Answer::Nobody)),
-            Verdict::Leave,
-            "it may come back"
-        );
+        assert_eq!(judge(2, Some(Answer::Nobody)), Verdict::Leave, "it may come back");
         for port in [1, 2] {
             assert_eq!(judge(port, Some(Answer::Process(0xb))), Verdict::Leave);
             assert_eq!(judge(port, Some(Answer::Stranger)), Verdict::Leave);
         }
         let rubbish = found(OTHER, 0, "rubbish");
-        assert_eq!(
-            claim.judge(rubbish.as_ref(), ME, None),
-            Verdict::Ask(addr(1))
-        );
+        assert_eq!(claim.judge(rubbish.as_ref(), ME, None), Verdict::Ask(addr(1)));
         let dead = claim.judge(rubbish.as_ref(), ME, Some(Answer::Nobody));
         assert_eq!(dead, Verdict::Write(0), "version 0 is never deleted");
     }
@@ -201,16 +173,11 @@ mod tests {
     #[test]
     fn a_legacy_name_is_left_to_any_other_address() {
         let claim = claim(Role::Mirror);
-        let judge =
-            |version, data: &str| claim.judge(found(OTHER, version, data).as_ref(), ME, None);
+        let judge = |version, data: &str| claim.judge(found(OTHER, version, data).as_ref(), ME, None);
         assert_eq!(judge(0, "10.0.0.6:1"), Verdict::Leave);
         assert_eq!(judge(1, "10.0.0.5:2\0mprpc"), Verdict::Leave);
         assert_eq!(judge(0, "rubbish"), Verdict::Leave);
-        assert_eq!(
-            judge(0, "10.0.0.5:1"),
-            Verdict::Write(0),
-            "a C++ ghost on our address"
-        );
+        assert_eq!(judge(0, "10.0.0.5:1"), Verdict::Write(0), "a C++ ghost on our address");
         assert_eq!(judge(0, "10.0.0.5:1;w=1"), Verdict::Write(0));
         assert_eq!(judge(1, "10.0.0.5:1\0mprpc"), Verdict::Delete(1));
     }
@@ -222,10 +189,7 @@ mod tests {
             let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
             assert_eq!(judge(None), Verdict::Keep);
             assert_eq!(judge(found(ME, 2, "anything")), Verdict::Delete(2));
-            assert_eq!(
-                judge(found(OTHER, 1, claim.data.clone())),
-                Verdict::Delete(1)
-            );
+            assert_eq!(judge(found(OTHER, 1, claim.data.clone())), Verdict::Delete(1));
             assert_eq!(judge(found(OTHER, 1, text(addr(1), 0xb))), Verdict::Keep);
             assert_eq!(judge(found(OTHER, 0, "10.0.0.6:1")), Verdict::Keep);
         }

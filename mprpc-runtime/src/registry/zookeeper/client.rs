@@ -15,9 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::zookeeper::{
-    Acl, CreateMode, WatchedEvent, WatchedEventType, ZkError, ZkResult, ZkState, ZooKeeper,
-};
+use ::zookeeper::{Acl, CreateMode, WatchedEvent, WatchedEventType, ZkError, ZkResult, ZkState, ZooKeeper};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{
@@ -85,18 +83,9 @@ impl Client {
             serve(hosts, timeout, &queue, tell);
         };
         let thread = thread::Builder::new().name("mprpc-zookeeper".into());
-        thread
-            .spawn(serve)
-            .map_err(|e| format!("no thread for the session: {e}"))?;
+        thread.spawn(serve).map_err(|e| format!("no thread for the session: {e}"))?;
         let (options, armed, inbox) = (options.clone(), Arc::default(), inbox.clone());
-        let client = Self {
-            options,
-            jobs,
-            ended,
-            cut,
-            armed,
-            inbox,
-        };
+        let client = Self { options, jobs, ended, cut, armed, inbox };
         let hello = client.call(|zk| zk.exists("/zookeeper", false));
         hello.map_err(|failure| format!("no session ({failure:?})"))?;
         Ok(client)
@@ -106,9 +95,7 @@ impl Client {
     pub(super) fn restore(&self) -> Result<(), Failure> {
         self.armed().clear();
         match self.options.auth.clone() {
-            Some((scheme, credentials)) => {
-                self.call(move |zk| zk.add_auth(scheme, credentials.into()))
-            }
+            Some((scheme, credentials)) => self.call(move |zk| zk.add_auth(scheme, credentials.into())),
             None => Ok(()),
         }
     }
@@ -130,11 +117,7 @@ impl Client {
             Some(tell) => zk.get_data_w(path, tell),
             None => zk.get_data(path, false),
         });
-        Ok(read?.map(|(data, stat)| Found {
-            owner: stat.ephemeral_owner,
-            version: stat.version,
-            data,
-        }))
+        Ok(read?.map(|(data, stat)| Found { owner: stat.ephemeral_owner, version: stat.version, data }))
     }
 
     /// The names in a directory, which may be missing. When there are others it will be told.
@@ -204,10 +187,7 @@ impl Client {
         // Runs on the crate's event thread, which must not panic. A full inbox loses this; the
         // next audit makes up for it.
         let tell = move |event: WatchedEvent| {
-            armed
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&fired);
+            armed.lock().unwrap_or_else(PoisonError::into_inner).remove(&fired);
             let gone = event.event_type == WatchedEventType::NodeDeleted;
             let _ = inbox.try_send(Message::Node(path.clone(), gone));
         };
@@ -266,9 +246,7 @@ impl Client {
         let deadline = Instant::now() + limit.clamp(Duration::from_secs(1), CALL_LIMIT);
         let (reply, answer) = bounded(1);
         let job = Box::new(move |zk: &ZooKeeper| drop(reply.send(request(zk))));
-        self.jobs
-            .send_deadline(job, deadline)
-            .map_err(|_| Failure::Late)?;
+        self.jobs.send_deadline(job, deadline).map_err(|_| Failure::Late)?;
         loop {
             match answer.recv_timeout(Duration::from_millis(20)) {
                 Ok(answer) => return answer.map_err(Failure::from),
@@ -305,10 +283,7 @@ fn serve(
     let Ok(Ok(zk)) = catch_unwind(connect) else {
         return;
     };
-    let (closed, last) = (
-        Arc::new(AtomicBool::new(false)),
-        Cell::new((Instant::now(), 0)),
-    );
+    let (closed, last) = (Arc::new(AtomicBool::new(false)), Cell::new((Instant::now(), 0)));
     let over = Arc::clone(&closed);
     let listener = zk.add_listener(move |state| match state {
         ZkState::Connected | ZkState::ConnectedReadOnly => tell(Event::Joined),
@@ -386,9 +361,7 @@ fn serves(addr: &SocketAddr) -> std::io::Result<()> {
     if answer.contains("Mode: ") || answer.contains("whitelist") {
         return Ok(());
     }
-    Err(std::io::Error::other(
-        "it serves nobody (no quorum, or no ZooKeeper)",
-    ))
+    Err(std::io::Error::other("it serves nobody (no quorum, or no ZooKeeper)"))
 }
 
 fn unless_changed(result: Result<(), Failure>) -> Result<(), Failure> {

@@ -59,10 +59,7 @@ impl Shared {
 
     /// The newest snapshot of a service, if there ever was one.
     pub(super) fn known(&self, service: &str) -> Option<Arc<Snapshot>> {
-        let snapshots = self
-            .snapshots
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
+        let snapshots = self.snapshots.read().unwrap_or_else(PoisonError::into_inner);
         snapshots.get(service).cloned()
     }
 
@@ -90,10 +87,7 @@ impl Shared {
     /// Puts a new snapshot in the place of the old one, if they differ.
     pub(super) fn deliver(&self, service: &str, snapshot: Snapshot) {
         if self.known(service).is_none_or(|old| *old != snapshot) {
-            let mut snapshots = self
-                .snapshots
-                .write()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
             snapshots.insert(service.to_owned(), Arc::new(snapshot));
         }
         let _desk = self.desk(); // or somebody could fall asleep between look and wait
@@ -109,13 +103,7 @@ impl Shared {
     }
 
     /// The keeper's report: how far it has come, and why no further.
-    pub(super) fn report(
-        &self,
-        tried: u64,
-        settled: bool,
-        outage: Option<String>,
-        refusal: Option<String>,
-    ) {
+    pub(super) fn report(&self, tried: u64, settled: bool, outage: Option<String>, refusal: Option<String>) {
         let mut desk = self.desk();
         (desk.tried, desk.settled) = (tried, settled);
         (desk.outage, desk.refusal) = (outage, refusal);
@@ -151,9 +139,7 @@ impl Shared {
     /// Waits until the change is carried out, or cannot be in any foreseeable time.
     pub(super) fn done(&self, change: u64, deadline: Instant) {
         let carried_out = |desk: &Desk| desk.settled || desk.outage.is_some();
-        self.wait(deadline, |desk| {
-            desk.stopped || desk.tried >= change && carried_out(desk)
-        });
+        self.wait(deadline, |desk| desk.stopped || desk.tried >= change && carried_out(desk));
     }
 }
 
@@ -168,15 +154,7 @@ impl Wanted {
             for service in &one.services {
                 let (role, data) = (Role::Instance, text.clone().into_bytes());
                 let path = format!("{}/{addr}", nodes::instances_dir(service));
-                claims.push((
-                    path,
-                    Claim {
-                        role,
-                        addr,
-                        id,
-                        data,
-                    },
-                ));
+                claims.push((path, Claim { role, addr, id, data }));
                 let mirrored = mirrored && !self.is_ambiguous(service);
                 let Some(text) = nodes::mirror_text(addr).filter(|_| mirrored) else {
                     continue;
@@ -184,15 +162,7 @@ impl Wanted {
                 for method in &service.methods {
                     let (role, data) = (Role::Mirror, text.clone());
                     let path = format!("{}/{method}", nodes::legacy_dir(service));
-                    claims.push((
-                        path,
-                        Claim {
-                            role,
-                            addr,
-                            id,
-                            data,
-                        },
-                    ));
+                    claims.push((path, Claim { role, addr, id, data }));
                 }
             }
         }

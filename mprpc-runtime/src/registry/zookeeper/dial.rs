@@ -13,11 +13,7 @@ use crate::wire::mux::{HEADER_LEN, Header, Hello, Kind};
 /// Nothing is sent. `None` if the name does not resolve or there is no route.
 pub fn route_to(host_port: &str) -> Option<IpAddr> {
     host_port.to_socket_addrs().ok()?.find_map(|peer| {
-        let any = if peer.is_ipv4() {
-            "0.0.0.0:0"
-        } else {
-            "[::]:0"
-        };
+        let any = if peer.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
         let socket = UdpSocket::bind(any).ok()?;
         socket.connect(peer).ok()?;
         Some(socket.local_addr().ok()?.ip())
@@ -37,10 +33,7 @@ pub(super) fn who_answers(addr: SocketAddr) -> Answer {
 
 fn exchange(mut stream: TcpStream) -> Option<Hello> {
     let deadline = Instant::now() + LIMIT;
-    let hello = Hello {
-        version: 1,
-        ..Hello::default()
-    };
+    let hello = Hello { version: 1, ..Hello::default() };
     let mut bytes = Vec::new();
     hello.write(&mut bytes);
     stream.write_all(&bytes).ok()?; // a new socket takes as little as this
@@ -55,9 +48,7 @@ fn exchange(mut stream: TcpStream) -> Option<Hello> {
             }
         }
         let left = deadline.checked_duration_since(Instant::now())?;
-        stream
-            .set_read_timeout(Some(left.max(Duration::from_millis(1))))
-            .ok()?;
+        stream.set_read_timeout(Some(left.max(Duration::from_millis(1)))).ok()?;
         let mut chunk = [0; 512];
         match stream.read(&mut chunk).ok()? {
             0 => return None,

@@ -56,20 +56,13 @@ impl Keeper {
         loop {
             let due = work.views.iter().filter_map(|view| view.due);
             let due = due.chain(work.publisher.due()).min();
-            let first = self
-                .inbox
-                .recv_deadline(work.session.wake(Instant::now(), due))
-                .ok();
+            let first = self.inbox.recv_deadline(work.session.wake(Instant::now(), due)).ok();
             for message in first.into_iter().chain(self.inbox.try_iter()) {
                 match message {
-                    Message::Link(epoch, event) if epoch == work.epoch => {
-                        self.feed(&mut work, event)
-                    }
+                    Message::Link(epoch, event) if epoch == work.epoch => self.feed(&mut work, event),
                     Message::Node(path, gone) => {
                         work.publisher.changed(&path);
-                        work.views
-                            .iter_mut()
-                            .for_each(|view| view.changed(&path, gone));
+                        work.views.iter_mut().for_each(|view| view.changed(&path, gone));
                     }
                     Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
@@ -145,11 +138,7 @@ impl Keeper {
             work.publisher.work(client, owner)?;
         }
         let mut refused = None;
-        for view in work
-            .views
-            .iter_mut()
-            .filter(|view| view.due.is_some_and(|due| due <= now))
-        {
+        for view in work.views.iter_mut().filter(|view| view.due.is_some_and(|due| due <= now)) {
             match view.refresh(client) {
                 Ok(snapshot) => self.shared.deliver(&view.service.full, snapshot),
                 Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
@@ -166,8 +155,7 @@ impl Keeper {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
                 }
                 let settled = work.publisher.due().is_none();
-                self.shared
-                    .report(work.seen, settled, refused, work.publisher.trouble());
+                self.shared.report(work.seen, settled, refused, work.publisher.trouble());
                 Event::Done
             }
             Err(Failure::Late) => Event::Late,
@@ -178,10 +166,7 @@ impl Keeper {
     /// Speaks of an outage when it begins and every half minute.
     fn outage(&self, work: &mut Work, why: &str) -> String {
         let text = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
-        if work
-            .said
-            .is_none_or(|said| said.elapsed() > Duration::from_secs(30))
-        {
+        if work.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30)) {
             work.said = Some(Instant::now());
             log::warn!("{text}; going on with what is known, trying again");
         }

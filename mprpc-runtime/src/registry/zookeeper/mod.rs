@@ -118,9 +118,7 @@ impl ZooKeeperOptions {
     /// Whether a ZooKeeper is on another machine, where callers may be, too.
     fn is_remote(&self) -> bool {
         self.hosts.iter().any(|host| {
-            let name = host
-                .rsplit_once(':')
-                .map_or(host.as_str(), |(name, _)| name);
+            let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
             let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
             name != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
         })
@@ -135,13 +133,9 @@ impl ZooKeeperRegistry {
     pub fn start(options: ZooKeeperOptions) -> Result<Arc<Self>, Error> {
         let chroot = &options.chroot;
         let mut parts = chroot.split('/').skip(1);
-        let sound =
-            !chroot.starts_with(|c| c != '/') && !parts.any(|part| matches!(part, "" | "." | ".."));
+        let sound = !chroot.starts_with(|c| c != '/') && !parts.any(|part| matches!(part, "" | "." | ".."));
         if options.hosts.is_empty() || !sound {
-            let text = format!(
-                "zookeeperip: {}{chroot} is not host:port,.../path",
-                options.hosts.join(",")
-            );
+            let text = format!("zookeeperip: {}{chroot} is not host:port,.../path", options.hosts.join(","));
             return Err(Error::Config(text));
         }
         let shared = Arc::new(Shared::default());
@@ -152,24 +146,14 @@ impl ZooKeeperRegistry {
         });
         // Full only while the keeper is stuck; then news of nodes is lost until the next audit.
         let (sender, inbox) = bounded(4096);
-        let keeper = Keeper {
-            options: options.clone(),
-            shared: Arc::clone(&shared),
-            inbox,
-            sender: sender.clone(),
-        };
+        let keeper =
+            Keeper { options: options.clone(), shared: Arc::clone(&shared), inbox, sender: sender.clone() };
         let thread = thread::Builder::new().name("mprpc-registry".into());
         let no_thread = |error| Error::Io("no thread for the registry".into(), error);
         thread.spawn(|| keeper.run()).map_err(no_thread)?;
-        let registry = Arc::new(Self {
-            shared,
-            inbox: sender,
-            options,
-        });
+        let registry = Arc::new(Self { shared, inbox: sender, options });
         if registry.options.require {
-            registry
-                .shared
-                .tried(first, Instant::now() + FIRST_ATTEMPT)?;
+            registry.shared.tried(first, Instant::now() + FIRST_ATTEMPT)?;
         }
         Ok(registry)
     }
@@ -183,11 +167,7 @@ impl ZooKeeperRegistry {
     /// stay known. Returns at `deadline` at the latest; what is not gone then goes with the
     /// session's time-out.
     pub fn stop(&self, deadline: Instant) {
-        if self
-            .inbox
-            .send_deadline(Message::Stop(deadline), deadline)
-            .is_ok()
-        {
+        if self.inbox.send_deadline(Message::Stop(deadline), deadline).is_ok() {
             self.shared.wait(deadline, |desk| desk.stopped);
         }
     }
@@ -204,8 +184,7 @@ impl Registry for ZooKeeperRegistry {
         let addr = publication.addr;
         check_names(&publication.services)?;
         if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
-            let text =
-                "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
+            let text = "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
             return Err(Error::Config(format!("{addr} {text}")));
         }
         if publication.legacy && nodes::mirror_text(addr).is_none() {
@@ -254,10 +233,7 @@ fn check_names(services: &[ServiceName]) -> Result<(), Error> {
     let Some(bad) = services.iter().find(|service| !nodes::named_well(service)) else {
         return Ok(());
     };
-    Err(Error::Usage(format!(
-        "{}: a registry takes names of letters, digits, _ and .",
-        bad.full
-    )))
+    Err(Error::Usage(format!("{}: a registry takes names of letters, digits, _ and .", bad.full)))
 }
 
 /// Any number: each `RandomState` has other keys.

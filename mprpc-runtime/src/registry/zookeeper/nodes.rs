@@ -80,12 +80,7 @@ pub(super) fn read_instance(name: &str, data: &[u8]) -> Reading {
         draining: field("state") == Some("draining"),
         methods: None,
     };
-    let speaks = |wire| {
-        field("proto")
-            .unwrap_or("mux")
-            .split(',')
-            .any(|p| p.trim() == wire)
-    };
+    let speaks = |wire| field("proto").unwrap_or("mux").split(',').any(|p| p.trim() == wire);
     if !speaks("mux") {
         endpoint.wire = Wire::Legacy(Dialect::LittleEndian);
     }
@@ -227,10 +222,7 @@ mod tests {
             assert!(read(name, bad).is_err(), "{bad:?}");
         }
         assert!(read(name, [0xff; 20]).is_err(), "not UTF-8");
-        assert!(
-            read(name, good.clone() + &"x".repeat(1024)).is_err(),
-            "too long"
-        );
+        assert!(read(name, good.clone() + &"x".repeat(1024)).is_err(), "too long");
         for nowhere in [
             "0.0.0.0:80",
             "0.1.2.3:80",
@@ -247,12 +239,7 @@ mod tests {
 
     #[test]
     fn a_cpp_provider_is_read_as_cpp_callers_read_it() {
-        for data in [
-            "10.0.0.5:8000",
-            "10.0.0.5:8000\0",
-            "10.0.0.5:8000;w=1;zone=a",
-            "10.0.0.5:8000\0other",
-        ] {
+        for data in ["10.0.0.5:8000", "10.0.0.5:8000\0", "10.0.0.5:8000;w=1;zone=a", "10.0.0.5:8000\0other"] {
             let endpoint = read_legacy("Login", data.as_bytes()).unwrap().expect(data);
             assert_eq!(endpoint.addr.to_string(), "10.0.0.5:8000");
             assert!(endpoint.methods.unwrap().iter().eq(["Login"]));

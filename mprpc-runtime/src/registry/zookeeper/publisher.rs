@@ -81,13 +81,8 @@ impl Publisher {
     /// Does what is due.
     pub(super) fn work(&mut self, client: &Client, session: i64) -> Result<(), Failure> {
         let now = Instant::now();
-        let due = self
-            .nodes
-            .iter()
-            .filter(|(_, node)| node.due.is_some_and(|due| due <= now));
-        let mut order: Vec<_> = due
-            .map(|(path, node)| (node.claim.role, path.clone()))
-            .collect();
+        let due = self.nodes.iter().filter(|(_, node)| node.due.is_some_and(|due| due <= now));
+        let mut order: Vec<_> = due.map(|(path, node)| (node.claim.role, path.clone())).collect();
         order.sort();
         for (role, path) in order {
             let Some(mut node) = self.nodes.remove(&path) else {
@@ -163,10 +158,7 @@ impl Publisher {
 
     fn is_published(&self, addr: SocketAddr) -> bool {
         let unsettled = |node: &Node| node.claim.role == Role::Instance && node.due.is_some();
-        !self
-            .nodes
-            .values()
-            .any(|node| node.claim.addr == addr && unsettled(node))
+        !self.nodes.values().any(|node| node.claim.addr == addr && unsettled(node))
     }
 
     fn yields(&self) -> bool {
@@ -176,13 +168,7 @@ impl Publisher {
 
 impl Node {
     fn new(claim: Claim) -> Self {
-        Self {
-            claim,
-            due: None,
-            paused: false,
-            failures: 0,
-            trouble: None,
-        }
+        Self { claim, due: None, paused: false, failures: 0, trouble: None }
     }
 
     fn take(&mut self, outcome: Outcome, path: &str) {
@@ -211,9 +197,7 @@ fn prove(addr: SocketAddr, id: u64) -> Result<(), String> {
         Answer::Stranger => "something else answers",
         Answer::Nobody => "nobody answers",
     };
-    Err(format!(
-        "{who} at {addr}: set `advertise` to an address that leads to this process"
-    ))
+    Err(format!("{who} at {addr}: set `advertise` to an address that leads to this process"))
 }
 
 /// How often a node may change under our hands before we let it rest.

@@ -60,11 +60,7 @@ impl Session {
     /// A session that wants to be opened at once. `dice` is any number; it decides the jitter.
     pub(super) fn new(timeout: Duration, now: Instant, dice: u64) -> Self {
         let state = State::Down(0, now);
-        Self {
-            timeout,
-            state,
-            dice,
-        }
+        Self { timeout, state, dice }
     }
 
     /// Takes an event and says what to do. The outcome of `Open` is to be reported as `Opened` or
@@ -81,9 +77,7 @@ impl Session {
             (_, Event::Ended | Event::Late) => (self.down(0, now), Step::Abandon),
             (_, Event::Joined) => (State::Up(audit, None), Step::Restore),
             // By then it would have found a server or said that it ended.
-            (State::Cut(since), Event::Tick) if now >= since + patience => {
-                (self.down(0, now), Step::Abandon)
-            }
+            (State::Cut(since), Event::Tick) if now >= since + patience => (self.down(0, now), Step::Abandon),
             (State::Cut(_), _) => return Step::Wait,
             (State::Up(..), Event::Cut) => (State::Cut(now), Step::Wait),
             (State::Up(at, _), Event::Done) => (State::Up(at, None), Step::Wait),
@@ -92,9 +86,7 @@ impl Session {
             (State::Up(_, Some(since)), Event::Lost) if now > since + self.timeout => {
                 (self.down(0, now), Step::Abandon)
             }
-            (State::Up(at, doubt), Event::Tick) if now >= at => {
-                (State::Up(audit, doubt), Step::Audit)
-            }
+            (State::Up(at, doubt), Event::Tick) if now >= at => (State::Up(audit, doubt), Step::Audit),
             (State::Up(..), Event::Tick) => return Step::Work,
             (State::Up(..), Event::Lost | Event::Opened | Event::Failed) => return Step::Wait,
         };
@@ -120,10 +112,7 @@ impl Session {
 
     fn down(&mut self, failures: u32, now: Instant) -> State {
         // Any walk through the numbers will do, and a multiplication is one (Knuth's MMIX).
-        self.dice = self
-            .dice
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        self.dice = self.dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         State::Down(failures, now + backoff(failures, self.dice >> 33))
     }
 }
@@ -162,10 +151,7 @@ mod tests {
             assert_eq!(session.on(Event::Tick, now), Step::Open);
             assert_eq!(session.on(Event::Failed, now), Step::Wait);
             let retry = session.wake(now, None);
-            assert_eq!(
-                session.on(Event::Tick, retry - Duration::from_millis(1)),
-                Step::Wait
-            );
+            assert_eq!(session.on(Event::Tick, retry - Duration::from_millis(1)), Step::Wait);
             longest = longest.max(retry - now);
             now = retry;
         }
@@ -205,11 +191,7 @@ mod tests {
             assert_eq!(session.on(event, now), Step::Abandon);
             let retry = session.wake(now, None);
             assert!(retry - now <= Duration::from_millis(100));
-            assert_eq!(
-                session.on(Event::Joined, now),
-                Step::Wait,
-                "news of the old client"
-            );
+            assert_eq!(session.on(Event::Joined, now), Step::Wait, "news of the old client");
             assert_eq!(session.on(Event::Tick, retry), Step::Open);
         }
     }
@@ -219,24 +201,14 @@ mod tests {
         let (mut session, mut now) = up();
         session.on(Event::Cut, now);
         assert_eq!(session.wake(now, Some(now)), now + Duration::from_secs(13));
-        assert_eq!(
-            session.on(Event::Tick, now + Duration::from_secs(13)),
-            Step::Abandon
-        );
+        assert_eq!(session.on(Event::Tick, now + Duration::from_secs(13)), Step::Abandon);
 
         (session, now) = up();
         assert_eq!(session.on(Event::Lost, now), Step::Wait);
-        assert_eq!(
-            session.wake(now, Some(now)),
-            now + DOUBT_PAUSE,
-            "not at once"
-        );
+        assert_eq!(session.wake(now, Some(now)), now + DOUBT_PAUSE, "not at once");
         assert_eq!(session.on(Event::Tick, now), Step::Work);
         assert_eq!(session.on(Event::Lost, now + TIMEOUT), Step::Wait);
-        assert_eq!(
-            session.on(Event::Lost, now + TIMEOUT + DOUBT_PAUSE),
-            Step::Abandon
-        );
+        assert_eq!(session.on(Event::Lost, now + TIMEOUT + DOUBT_PAUSE), Step::Abandon);
     }
 
     #[test]

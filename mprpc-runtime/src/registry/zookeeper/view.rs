@@ -61,12 +61,10 @@ impl View {
     pub(super) fn refresh(&mut self, client: &Client) -> Result<Snapshot, Failure> {
         self.due = Some(Instant::now() + Duration::from_secs(1)); // unless all goes well
         let address = |name: &String| nodes::address(name).is_some();
-        self.instances
-            .refresh(client, address, nodes::read_instance)?;
+        self.instances.refresh(client, address, nodes::read_instance)?;
         let methods = &self.service.methods;
         self.legacy.nodes.retain(|name, _| methods.contains(name));
-        self.legacy
-            .refresh(client, |name| methods.contains(name), nodes::read_legacy)?;
+        self.legacy.refresh(client, |name| methods.contains(name), nodes::read_legacy)?;
         self.due = None;
 
         let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
@@ -77,25 +75,17 @@ impl View {
                 known.extend(more.iter().cloned());
             }
         }
-        Ok(Snapshot {
-            endpoints: all.into_values().collect(),
-        })
+        Ok(Snapshot { endpoints: all.into_values().collect() })
     }
 }
 
 impl Directory {
     fn new(path: String) -> Self {
-        Self {
-            path,
-            ..Self::default()
-        }
+        Self { path, ..Self::default() }
     }
 
     fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.nodes
-            .values()
-            .flatten()
-            .filter_map(|reading| reading.as_ref().ok()?.as_ref())
+        self.nodes.values().flatten().filter_map(|reading| reading.as_ref().ok()?.as_ref())
     }
 
     /// Takes news of a node; says whether it is one of this directory.
@@ -107,10 +97,7 @@ impl Directory {
             self.listed = false;
             return true;
         }
-        let Some(reading) = rest
-            .strip_prefix('/')
-            .and_then(|name| self.nodes.get_mut(name))
-        else {
+        let Some(reading) = rest.strip_prefix('/').and_then(|name| self.nodes.get_mut(name)) else {
             return false;
         };
         *reading = None;
