@@ -13,19 +13,21 @@ impl ServerConnection {
     pub(super) fn settle_end(&mut self, now: Instant) {
         // Complete frames that wait for room come before the FIN behind them.
         let ended = self.eof && !self.blocked;
-        let (quiet, unread) = (self.calls.is_empty(), !self.inbox.is_empty());
+        // A cancelled call has its answer; that its handler still runs is no reason to stay.
+        let quiet = || self.calls.iter().all(|(_, entry)| entry.answered);
+        let unread = !self.inbox.is_empty();
         match &self.phase {
             Phase::Sniff if ended && unread => self.reset("it ended before it said which wire"),
             Phase::Sniff if ended => self.phase = Phase::Closed,
-            Phase::Mux(state) if ended && (quiet || !state.leaving) => {
+            Phase::Mux(state) if ended && (!state.leaving || quiet()) => {
                 self.goodbye("the caller closed");
             }
-            Phase::Mux(_) if quiet && matches!(self.drain, Drain::Final(_)) => self.linger(),
+            Phase::Mux(_) if matches!(self.drain, Drain::Final(_)) && quiet() => self.linger(),
             // Closing without a word would look like a message of defaults to a C++ caller.
-            Phase::Legacy(_) if ended && quiet && unread => {
+            Phase::Legacy(_) if ended && unread && quiet() => {
                 self.reset("a legacy request ended in its middle");
             }
-            Phase::Legacy(_) if quiet && !unread && (ended || self.drains()) => {
+            Phase::Legacy(_) if !unread && (ended || self.drains()) && quiet() => {
                 if ended || !self.output.is_empty() {
                     self.linger();
                 } else {
