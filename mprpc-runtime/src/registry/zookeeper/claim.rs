@@ -14,6 +14,12 @@ pub(super) struct Found {
     pub(super) data: Vec<u8>,
 }
 
+impl Found {
+    pub(super) fn new(owner: i64, version: i32, data: Vec<u8>) -> Self {
+        Self { owner, version, data }
+    }
+}
+
 /// What a node is for. The order is that of work: old callers are sent away first and here last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {

@@ -28,11 +28,11 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Desk {
     /// Services to be looked up from now on, taken away by the keeper.
-    pub(super) asked: Vec<ServiceName>,
+    asked: Vec<ServiceName>,
     looked_up: HashSet<String>,
-    pub(super) wanted: Wanted,
+    wanted: Wanted,
     /// How often `wanted` changed; which change was tried, and whether all of it is carried out.
-    pub(super) changes: u64,
+    changes: u64,
     tried: u64,
     settled: bool,
     /// Why ZooKeeper cannot be asked, and why something is not published.
@@ -53,7 +53,7 @@ pub(super) struct Wanted {
 }
 
 impl Shared {
-    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
+    fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,6 +100,17 @@ impl Shared {
         edit(&mut desk.wanted);
         desk.changes += 1;
         desk.changes
+    }
+
+    /// Gives the keeper what was asked for, and what is wanted if that changed since `seen`.
+    pub(super) fn read(
+        &self,
+        seen: &mut u64,
+        take: impl FnOnce(std::vec::Drain<'_, ServiceName>, Option<&Wanted>),
+    ) {
+        let desk = &mut *self.desk();
+        let changed = std::mem::replace(seen, desk.changes) != desk.changes;
+        take(desk.asked.drain(..), changed.then_some(&desk.wanted));
     }
 
     /// The keeper's report: how far it has come, and why no further.

@@ -1,6 +1,7 @@
 //! The thread `mprpc-registry`: carries out what the session's supervisor decides.
 
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -9,7 +10,6 @@ use super::{
     client::{Client, Failure},
     desk::Shared,
     publisher::Publisher,
-    random,
     session::{Event, Session, Step},
     view::View,
 };
@@ -19,11 +19,13 @@ pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
     pub(super) inbox: Receiver<Message>,
     pub(super) sender: Sender<Message>,
+    pub(super) session: Session,
+    pub(super) work: Work,
 }
 
-/// What the thread knows while it runs.
-struct Work {
-    session: Session,
+/// What the thread has in hand.
+#[derive(Default)]
+pub(super) struct Work {
     client: Option<Client>,
     /// Counts clients, so that an old one's news is not taken for the new one's.
     epoch: u64,
@@ -40,122 +42,84 @@ struct Work {
 }
 
 impl Keeper {
-    pub(super) fn run(self) {
-        let session = Session::new(self.options.session_timeout, Instant::now(), random());
-        let mut work = Work {
-            session,
-            client: None,
-            epoch: 0,
-            restored: false,
-            owner: None,
-            publisher: Publisher::default(),
-            views: Vec::new(),
-            seen: 0,
-            said: None,
-        };
+    pub(super) fn run(mut self) {
         loop {
-            let due = work.views.iter().filter_map(|view| view.due);
-            let due = due.chain(work.publisher.due()).min();
-            let first = self.inbox.recv_deadline(work.session.wake(Instant::now(), due)).ok();
-            for message in first.into_iter().chain(self.inbox.try_iter()) {
+            let due = self.work.views.iter().filter_map(|view| view.due);
+            let due = due.chain(self.work.publisher.due()).min();
+            let wake = self.session.wake(Instant::now(), due);
+            let first = self.inbox.recv_deadline(wake).ok();
+            let inbox = self.inbox.clone();
+            for message in first.into_iter().chain(inbox.try_iter()) {
                 match message {
-                    Message::Link(epoch, event) if epoch == work.epoch => self.feed(&mut work, event),
+                    Message::Link(epoch, event) if epoch == self.work.epoch => self.feed(event),
                     Message::Node(path, gone) => {
-                        work.publisher.changed(&path);
-                        work.views.iter_mut().for_each(|view| view.changed(&path, gone));
+                        self.work.publisher.changed(&path);
+                        let views = self.work.views.iter_mut();
+                        views.for_each(|view| view.changed(&path, gone));
                     }
                     Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
-                        if let Some(client) = work.client {
+                        if let Some(client) = self.work.client {
                             client.close(deadline);
                         }
                         return self.shared.stopped();
                     }
                 }
             }
-            let mut desk = self.shared.desk();
-            work.views.extend(desk.asked.drain(..).map(View::new));
-            if desk.changes != work.seen {
-                work.seen = desk.changes;
-                work.publisher.want(&desk.wanted);
-            }
-            drop(desk);
-            self.feed(&mut work, Event::Tick);
+            self.shared.read(&mut self.work.seen, |asked, wanted| {
+                self.work.views.extend(asked.map(View::new));
+                wanted.into_iter().for_each(|wanted| self.work.publisher.want(wanted));
+            });
+            self.feed(Event::Tick);
         }
     }
 
-    fn feed(&self, work: &mut Work, event: Event) {
+    fn feed(&mut self, event: Event) {
         let mut next = Some(event);
         while let Some(event) = next.take() {
-            let step = work.session.on(event, Instant::now());
+            let step = self.session.on(event, Instant::now());
             if matches!(step, Step::Restore | Step::Audit) {
-                work.publisher.recheck();
-                work.views.iter_mut().for_each(View::recheck);
-                work.restored &= step == Step::Audit;
+                self.work.publisher.recheck();
+                self.work.views.iter_mut().for_each(View::recheck);
+                self.work.restored &= step == Step::Audit;
             }
             next = match step {
                 Step::Wait => None,
-                Step::Open => Some(self.open(work)),
-                Step::Work | Step::Audit | Step::Restore => {
-                    let outcome = self.work(work);
-                    Some(self.report(work, outcome))
-                }
+                Step::Open => Some(self.open()),
+                Step::Work | Step::Audit | Step::Restore => Some(self.work()),
                 Step::Abandon => {
-                    work.client = None;
-                    self.outage(work, "the session is over");
+                    self.work.client = None;
+                    self.outage("the session is over");
                     None
                 }
             };
         }
     }
 
-    fn open(&self, work: &mut Work) -> Event {
-        work.epoch += 1;
-        match Client::open(&self.options, work.epoch, &self.sender) {
+    fn open(&mut self) -> Event {
+        self.work.epoch += 1;
+        match Client::open(&self.options, self.work.epoch, self.sender.clone()) {
             Ok(client) => {
-                work.client = Some(client);
+                self.work.client = Some(client);
                 Event::Opened
             }
             Err(why) => {
-                let why = self.outage(work, &why);
-                self.shared.report(work.seen, false, Some(why), None);
+                let why = self.outage(&why);
+                self.shared.report(self.work.seen, false, Some(why), None);
                 Event::Failed
             }
         }
     }
 
-    /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
-    fn work(&self, work: &mut Work) -> Result<Option<String>, Failure> {
-        let client = work.client.as_ref().ok_or(Failure::Lost)?;
-        let now = Instant::now();
-        if !work.restored {
-            client.restore()?;
-            (work.restored, work.owner) = (true, None);
-        }
-        if work.publisher.due().is_some_and(|due| due <= now) {
-            let owner = work.owner.map_or_else(|| client.session(), Ok)?;
-            work.owner = Some(owner);
-            work.publisher.work(client, owner)?;
-        }
-        let mut refused = None;
-        for view in work.views.iter_mut().filter(|view| view.due.is_some_and(|due| due <= now)) {
-            match view.refresh(client) {
-                Ok(snapshot) => self.shared.deliver(&view.service.full, snapshot),
-                Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(refused)
-    }
-
-    fn report(&self, work: &mut Work, outcome: Result<Option<String>, Failure>) -> Event {
-        match outcome {
+    fn work(&mut self) -> Event {
+        match self.work.go_on(&self.shared) {
             Ok(refused) => {
-                if work.said.take().is_some() {
+                if self.work.said.take().is_some() {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
                 }
-                let settled = work.publisher.due().is_none();
-                self.shared.report(work.seen, settled, refused, work.publisher.trouble());
+                let publisher = &self.work.publisher;
+                let (settled, trouble) = (publisher.due().is_none(), publisher.trouble());
+                self.shared.report(self.work.seen, settled, refused, trouble);
                 Event::Done
             }
             Err(Failure::Late) => Event::Late,
@@ -164,12 +128,39 @@ impl Keeper {
     }
 
     /// Speaks of an outage when it begins and every half minute.
-    fn outage(&self, work: &mut Work, why: &str) -> String {
+    fn outage(&mut self, why: &str) -> String {
         let text = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
-        if work.said.is_none_or(|said| said.elapsed() > Duration::from_secs(30)) {
-            work.said = Some(Instant::now());
+        let long = |said: Instant| said.elapsed() > Duration::from_secs(30);
+        if self.work.said.is_none_or(long) {
+            self.work.said = Some(Instant::now());
             log::warn!("{text}; going on with what is known, trying again");
         }
         text
+    }
+}
+
+impl Work {
+    /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
+    fn go_on(&mut self, shared: &Shared) -> Result<Option<String>, Failure> {
+        let client = self.client.as_ref().ok_or(Failure::Lost)?;
+        let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
+        if !self.restored {
+            client.restore()?;
+            (self.restored, self.owner) = (true, None);
+        }
+        if is_due(self.publisher.due()) {
+            let owner = self.owner.map_or_else(|| client.session(), Ok)?;
+            self.owner = Some(owner);
+            self.publisher.work(client, owner)?;
+        }
+        let mut refused = None;
+        for view in self.views.iter_mut().filter(|view| is_due(view.due)) {
+            match view.refresh(client) {
+                Ok(snapshot) => shared.deliver(&view.service.full, snapshot),
+                Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
+                Err(failure) => return Err(failure),
+            }
+        }
+        Ok(refused)
     }
 }

@@ -41,13 +41,15 @@ mod desk;
 mod dial;
 mod keeper;
 mod nodes;
+mod probe;
 mod publisher;
 mod session;
 mod view;
 
 use desk::{Shared, Wanted};
 pub use dial::route_to;
-use keeper::Keeper;
+use keeper::{Keeper, Work};
+use session::Session;
 
 /// How to reach ZooKeeper and what to do there.
 #[derive(Clone)]
@@ -118,7 +120,7 @@ impl ZooKeeperOptions {
     /// Whether a ZooKeeper is on another machine, where callers may be, too.
     fn is_remote(&self) -> bool {
         self.hosts.iter().any(|host| {
-            let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _)| name);
+            let name = host.rsplit_once(':').map_or("", |(name, _)| name);
             let ip = name.trim_matches(['[', ']']).parse::<IpAddr>();
             name != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
         })
@@ -129,14 +131,10 @@ impl ZooKeeperRegistry {
     /// Starts the registry's thread, which connects and keeps trying.
     ///
     /// # Errors
-    /// No host, or a chroot that is no path; and, with `require`, no ZooKeeper that can be reached.
+    /// No host; and, with `require`, no ZooKeeper that can be reached.
     pub fn start(options: ZooKeeperOptions) -> Result<Arc<Self>, Error> {
-        let chroot = &options.chroot;
-        let mut parts = chroot.split('/').skip(1);
-        let sound = !chroot.starts_with(|c| c != '/') && !parts.any(|part| matches!(part, "" | "." | ".."));
-        if options.hosts.is_empty() || !sound {
-            let text = format!("zookeeperip: {}{chroot} is not host:port,.../path", options.hosts.join(","));
-            return Err(Error::Config(text));
+        if options.hosts.is_empty() {
+            return Err(Error::Config("zookeeperip: no host is named".into()));
         }
         let shared = Arc::new(Shared::default());
         let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
@@ -146,14 +144,21 @@ impl ZooKeeperRegistry {
         });
         // Full only while the keeper is stuck; then news of nodes is lost until the next audit.
         let (sender, inbox) = bounded(4096);
-        let keeper =
-            Keeper { options: options.clone(), shared: Arc::clone(&shared), inbox, sender: sender.clone() };
+        let keeper = Keeper {
+            options: options.clone(),
+            shared: shared.clone(),
+            inbox,
+            sender: sender.clone(),
+            session: Session::new(options.session_timeout, Instant::now(), random()),
+            work: Work::default(),
+        };
         let thread = thread::Builder::new().name("mprpc-registry".into());
-        let no_thread = |error| Error::Io("no thread for the registry".into(), error);
-        thread.spawn(|| keeper.run()).map_err(no_thread)?;
+        let thread = thread.spawn(|| keeper.run());
+        thread.map_err(|error| Error::Io("no thread for the registry".into(), error))?;
         let registry = Arc::new(Self { shared, inbox: sender, options });
         if registry.options.require {
-            registry.shared.tried(first, Instant::now() + FIRST_ATTEMPT)?;
+            let deadline = Instant::now() + FIRST_ATTEMPT;
+            registry.shared.tried(first, deadline)?;
         }
         Ok(registry)
     }
@@ -167,7 +172,8 @@ impl ZooKeeperRegistry {
     /// stay known. Returns at `deadline` at the latest; what is not gone then goes with the
     /// session's time-out.
     pub fn stop(&self, deadline: Instant) {
-        if self.inbox.send_deadline(Message::Stop(deadline), deadline).is_ok() {
+        let stop = Message::Stop(deadline);
+        if self.inbox.send_deadline(stop, deadline).is_ok() {
             self.shared.wait(deadline, |desk| desk.stopped);
         }
     }
@@ -182,7 +188,7 @@ impl ZooKeeperRegistry {
 impl Registry for ZooKeeperRegistry {
     fn publish(&self, publication: Publication) -> Result<(), Error> {
         let addr = publication.addr;
-        check_names(&publication.services)?;
+        publication.services.iter().try_for_each(nodes::check_names)?;
         if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
             let text = "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
             return Err(Error::Config(format!("{addr} {text}")));
@@ -215,7 +221,7 @@ impl Registry for ZooKeeperRegistry {
         if let Some(snapshot) = self.shared.known(&service.full) {
             return Ok(snapshot);
         }
-        check_names(std::slice::from_ref(service))?;
+        nodes::check_names(service)?;
         if self.shared.ask(service) {
             let _ = self.inbox.try_send(Message::Desk);
         }
@@ -227,13 +233,6 @@ impl Drop for ZooKeeperRegistry {
     fn drop(&mut self) {
         self.stop(Instant::now() + Duration::from_secs(1));
     }
-}
-
-fn check_names(services: &[ServiceName]) -> Result<(), Error> {
-    let Some(bad) = services.iter().find(|service| !nodes::named_well(service)) else {
-        return Ok(());
-    };
-    Err(Error::Usage(format!("{}: a registry takes names of letters, digits, _ and .", bad.full)))
 }
 
 /// Any number: each `RandomState` has other keys.

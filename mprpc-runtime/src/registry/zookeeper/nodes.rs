@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    error::Error,
     registry::{Endpoint, Publication, ServiceName},
     wire::{Dialect, Wire},
 };
@@ -24,14 +25,16 @@ pub(super) fn legacy_dir(service: &ServiceName) -> String {
     format!("/{}", service.short)
 }
 
-/// Whether every name of the service is `[A-Za-z_][A-Za-z0-9_.]*`, so that it is safe in a path.
-pub(super) fn named_well(service: &ServiceName) -> bool {
+/// Lets a service pass whose every name is `[A-Za-z_][A-Za-z0-9_.]*`, so that it is safe in a path.
+pub(super) fn check_names(service: &ServiceName) -> Result<(), Error> {
     let letter = |b: u8| b.is_ascii_alphabetic() || b == b'_';
-    let well = |name: &String| {
-        let rest = |b| letter(b) || b.is_ascii_digit() || b == b'.';
-        name.bytes().next().is_some_and(letter) && name.bytes().all(rest)
-    };
-    well(&service.full) && well(&service.short) && service.methods.iter().all(well)
+    let rest = |b: u8| letter(b) || b.is_ascii_digit() || b == b'.';
+    let mut names = [&service.full, &service.short].into_iter().chain(&service.methods);
+    if names.all(|name| name.bytes().next().is_some_and(letter) && name.bytes().all(rest)) {
+        return Ok(());
+    }
+    let text = format!("{service:?}: only letters, digits, _ and . may stand in a name");
+    Err(Error::Usage(text))
 }
 
 /// What a process writes into its instance node. `start` is in milliseconds since 1970.
@@ -298,10 +301,10 @@ mod tests {
             short: "S".into(),
             methods: vec![method.into()],
         };
-        assert!(named_well(&service("a.b_1.UserServiceRpc", "Login")));
+        assert!(check_names(&service("a.b_1.UserServiceRpc", "Login")).is_ok());
         for bad in ["", ".a", "1a", "a/b", "a..b/", "ä", "a b", "a\0", "../x"] {
-            assert!(!named_well(&service(bad, "Login")), "{bad:?}");
-            assert!(!named_well(&service("S", bad)), "{bad:?}");
+            assert!(check_names(&service(bad, "Login")).is_err(), "{bad:?}");
+            assert!(check_names(&service("S", bad)).is_err(), "{bad:?}");
         }
     }
 }

@@ -33,12 +33,6 @@ struct Node {
     trouble: Option<String>,
 }
 
-enum Outcome {
-    Settled,
-    Later(Duration),
-    Refused(String),
-}
-
 impl Publisher {
     /// Takes what is to be published from now on; what is published beyond that goes.
     pub(super) fn want(&mut self, wanted: &Wanted) {
@@ -50,7 +44,9 @@ impl Publisher {
             };
         }
         for (path, claim) in wanted.claims() {
-            self.nodes.insert(path, Node::new(claim));
+            let (due, paused, failures, trouble) = Default::default();
+            let node = Node { claim, due, paused, failures, trouble };
+            self.nodes.insert(path, node);
         }
         self.recheck();
     }
@@ -89,13 +85,13 @@ impl Publisher {
                 continue;
             };
             let lost = match self.ensure(&path, &mut node, client, session) {
-                Ok(Outcome::Settled) if role <= Role::OldInstance => continue,
-                Ok(outcome) => {
-                    node.take(outcome, &path);
+                Ok(None) if role <= Role::OldInstance => continue,
+                Ok(due) => {
+                    node.due = due;
                     None
                 }
-                Err(failure @ Failure::Refused(_)) => {
-                    node.take(Outcome::Refused(format!("{failure:?}")), &path);
+                Err(Failure::Refused(error)) => {
+                    node.due = node.refused(&path, &format!("{error:?}"));
                     None
                 }
                 Err(failure) => Some(failure),
@@ -106,86 +102,70 @@ impl Publisher {
         Ok(())
     }
 
-    /// Looks and acts until the node is as it should be.
+    /// Looks and acts until the node is as it should be; else gives when to go on.
     fn ensure(
         &mut self,
         path: &str,
         node: &mut Node,
         client: &Client,
         session: i64,
-    ) -> Result<Outcome, Failure> {
+    ) -> Result<Option<Instant>, Failure> {
         let Claim { role, addr, id, .. } = node.claim;
         if role == Role::Mirror && !self.is_published(addr) {
-            return Ok(Outcome::Later(Duration::from_secs(1)));
+            return Ok(Some(Instant::now() + PAUSE));
         }
         if role == Role::Instance && !self.proven.contains(&(addr, id)) {
             if let Err(why) = prove(addr, id) {
-                return Ok(Outcome::Refused(why));
+                return Ok(node.refused(path, &why));
             }
             self.proven.push((addr, id));
         }
         let mut answer = None;
         for _ in 0..ROUNDS {
             let found = client.read(path)?;
-            let data = &node.claim.data;
+            let data = Some(&*node.claim.data);
             match node.claim.judge(found.as_ref(), session, answer) {
                 Verdict::Leave if role == Role::Instance => {
-                    let text = "another process holds the name: do two advertise one address?";
-                    return Ok(Outcome::Refused(text.into()));
+                    return Ok(node.refused(path, "another process holds it: do two advertise one address?"));
                 }
                 Verdict::Keep | Verdict::Leave => {
-                    node.paused = false;
-                    return Ok(Outcome::Settled);
+                    (node.paused, node.failures, node.trouble) = (false, 0, None);
+                    return Ok(None);
                 }
                 Verdict::Ask(addr) => answer = Some(dial::who_answers(addr)),
-                Verdict::Create if role == Role::Mirror && !node.paused && self.yields() => {
+                Verdict::Create
+                    if role == Role::Mirror && !node.paused && self.mirror == MirrorPolicy::Yield =>
+                {
                     node.paused = true;
-                    return Ok(Outcome::Later(Duration::from_millis(random() % YIELD_MS)));
+                    return Ok(Some(Instant::now() + Duration::from_millis(random() % YIELD_MS)));
                 }
                 Verdict::Create => {
-                    client.create(path, data)?;
+                    client.create(path, &node.claim.data)?;
                     log::info!("published {path} at {addr}");
                 }
-                Verdict::Write(version) => client.write(path, data, version)?,
-                Verdict::Delete(version) => {
-                    client.delete(path, version)?;
-                    log::info!("took {path} at {addr} away");
-                }
+                Verdict::Write(version) => client.change(path, version, data)?,
+                Verdict::Delete(version) => client.change(path, version, None)?,
             }
         }
-        Ok(Outcome::Later(Duration::from_secs(1))) // somebody works against us
+        Ok(Some(Instant::now() + PAUSE)) // somebody works against us
     }
 
     fn is_published(&self, addr: SocketAddr) -> bool {
         let unsettled = |node: &Node| node.claim.role == Role::Instance && node.due.is_some();
         !self.nodes.values().any(|node| node.claim.addr == addr && unsettled(node))
     }
-
-    fn yields(&self) -> bool {
-        self.mirror == MirrorPolicy::Yield
-    }
 }
 
 impl Node {
-    fn new(claim: Claim) -> Self {
-        Self { claim, due: None, paused: false, failures: 0, trouble: None }
-    }
-
-    fn take(&mut self, outcome: Outcome, path: &str) {
-        let now = Instant::now();
-        match outcome {
-            Outcome::Settled => (self.due, self.failures, self.trouble) = (None, 0, None),
-            Outcome::Later(pause) => self.due = Some(now + pause),
-            Outcome::Refused(why) => {
-                self.failures += 1;
-                let text = format!("{path} is not as it should be: {why}");
-                if self.failures.is_power_of_two() {
-                    log::warn!("{text}; trying again");
-                }
-                self.trouble = Some(text);
-                self.due = Some(now + Duration::from_secs(1 << self.failures.min(3)));
-            }
+    /// Says why at the first, second, fourth, ... time, and gives when to try again.
+    fn refused(&mut self, path: &str, why: &str) -> Option<Instant> {
+        self.failures += 1;
+        let text = format!("{path} is not as it should be: {why}");
+        if self.failures.is_power_of_two() {
+            log::warn!("{text}; trying again");
         }
+        self.trouble = Some(text);
+        Some(Instant::now() + PAUSE * (1 << self.failures.min(3)))
     }
 }
 
@@ -202,5 +182,6 @@ fn prove(addr: SocketAddr, id: u64) -> Result<(), String> {
 
 /// How often a node may change under our hands before we let it rest.
 const ROUNDS: u32 = 10;
+const PAUSE: Duration = Duration::from_secs(1);
 /// How long a free legacy name is left to others, at most.
 const YIELD_MS: u64 = 300;
