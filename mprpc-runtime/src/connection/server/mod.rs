@@ -168,6 +168,11 @@ impl ServerConnection {
         self.watch.look(begun && reading, &self.output, now);
     }
 
+    #[cfg(test)]
+    pub(super) fn buffered(&self) -> usize {
+        self.inbox.capacity()
+    }
+
     fn idle_until(&self) -> Option<Instant> {
         let idle = self.calls.is_empty() && self.output.is_empty() && !self.watch.is_partial();
         idle.then(|| self.active + self.settings.idle_timeout)

@@ -25,10 +25,17 @@ use crate::{
     },
 };
 
+mod backpressure;
 mod calls;
 mod cancel;
+mod closing;
+mod drain;
 mod frames_and_limits;
+mod hostile;
+mod legacy_client;
+mod legacy_server;
 mod opening;
+mod timers;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
