@@ -19,6 +19,8 @@ pub enum Error {
     Registry(String),
     /// A call ended without a response.
     Call(Box<CallError>),
+    /// What the application itself has to say, see [`Error::other`].
+    Other(Box<dyn error::Error + Send + Sync>),
 }
 
 /// Whether the handler may have run although the call failed.
@@ -51,12 +53,18 @@ pub struct CallError {
 }
 
 impl Error {
+    /// An error of the application, so that it can leave [`main`](crate::main) by `?` as ours do.
+    pub fn other(error: impl Into<Box<dyn error::Error + Send + Sync>>) -> Self {
+        Self::Other(error.into())
+    }
+
     /// The status code: the call's own, or the nearest one for other errors.
     pub fn code(&self) -> Code {
         match self {
             Self::Call(call) => call.status.code(),
             Self::Config(_) | Self::Usage(_) => Code::FailedPrecondition,
             Self::Io(..) | Self::Registry(_) => Code::Unavailable,
+            Self::Other(_) => Code::Unknown,
         }
     }
 
@@ -73,6 +81,7 @@ impl Error {
         match self {
             Self::Call(call) => call.ran == Ran::No,
             Self::Config(_) | Self::Usage(_) | Self::Io(..) | Self::Registry(_) => true,
+            Self::Other(_) => false,
         }
     }
 
@@ -88,6 +97,7 @@ impl fmt::Display for Error {
             Self::Config(text) | Self::Usage(text) | Self::Registry(text) => f.write_str(text),
             Self::Io(text, source) => write!(f, "{text}: {source}"),
             Self::Call(call) => call.fmt(f),
+            Self::Other(error) => error.fmt(f),
         }
     }
 }
@@ -103,6 +113,8 @@ impl error::Error for Error {
         match self {
             Self::Io(_, source) => Some(source),
             Self::Call(call) => Some(&call.status),
+            // It prints that error itself, so what is behind it comes next.
+            Self::Other(error) => error.source(),
             Self::Config(_) | Self::Usage(_) | Self::Registry(_) => None,
         }
     }
