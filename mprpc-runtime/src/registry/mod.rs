@@ -32,7 +32,7 @@ pub struct ServiceName {
     pub full: String,
     /// `Service`, the name that C++ nodes know.
     pub short: String,
-    /// Methods as the .proto file spells them.
+    /// Methods as the .proto file spells them. For a look-up, none means any.
     pub methods: Vec<String>,
 }
 

@@ -63,8 +63,9 @@ impl View {
         let address = |name: &String| nodes::address(name).is_some();
         self.instances.refresh(client, address, nodes::read_instance)?;
         let methods = &self.service.methods;
-        self.legacy.nodes.retain(|name, _| methods.contains(name));
-        self.legacy.refresh(client, |name| methods.contains(name), nodes::read_legacy)?;
+        let ours = |name: &String| methods.is_empty() || methods.contains(name);
+        self.legacy.nodes.retain(|name, _| ours(name));
+        self.legacy.refresh(client, ours, nodes::read_legacy)?;
         self.due = None;
 
         let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
