@@ -97,9 +97,11 @@ with_zookeeper() {
     say "ZooKeeper"
     zookeeper=$(ZK_PORT=$(free_port) ZK_DIR=$work/zk scripts/zk.sh start standalone | tail -n 1)
     echo "$zookeeper"
-    for name in callee-1 callee-2 caller; do
+    for name in callee-1 callee-2 caller busy-caller; do
         conf $name <<<"zookeeperip = ${zookeeper%:*}
-zookeeperport = ${zookeeper##*:}"
+zookeeperport = ${zookeeper##*:}
+caller_repeat = $([ $name = busy-caller ] && echo 150 || echo 1)
+caller_pause_ms = 20"
     done
     say "two callees"
     start_callee callee-1
@@ -107,15 +109,24 @@ zookeeperport = ${zookeeper##*:}"
     wait_registered 2
     say "a caller finds them"
     call
-    say "callee-1 is asked to end"
+    say "callee-1 is asked to end while another caller is busy"
+    timeout 60 "$bin/caller" -i "$work/busy-caller.conf" >"$work/busy-caller.out" 2>&1 </dev/null &
+    local busy=$!
+    pids+=($busy)
+    wait_line busy-caller $busy "rpc GetFriendsList" >/dev/null
     end "${pids[0]}" || fail "callee-1 ended with status $?"
+    echo "callee-1: ended; the busy caller had made $(successes) calls by then"
     wait_registered 1
-    say "the calls go on"
-    for _ in 1 2 3; do call >/dev/null && echo "a caller: login, register and friends list succeeded"; done
+    wait $busy || fail "the busy caller ended with status $?"
+    say "the calls went on"
+    echo "busy caller: $(successes) calls, all of them succeeded"
+    call >/dev/null && echo "a new caller: login, register and friends list succeeded"
     end "${pids[1]}" || fail "callee-2 ended with status $?"
     wait_registered 0
     echo "all ended, nothing is left"
 }
+
+successes() { grep -c 'response success' "$work/busy-caller.out"; }
 
 # Waits until ZooKeeper has $1 instances of the user service, and shows the nodes that live with their sessions.
 wait_registered() {
