@@ -125,7 +125,10 @@ impl From<Error> for Status {
     fn from(error: Error) -> Self {
         match error {
             // The caller's call did run: it is this handler. So the hint is not passed on.
-            Error::Call(call) => call.status.with_retryable(false),
+            Error::Call(call) => {
+                let text = format!("{}: {}", call.method, call.status.message());
+                Self::new(call.status.code(), text).with_details(call.status.details())
+            }
             other => Self::new(other.code(), other.to_string()),
         }
     }
