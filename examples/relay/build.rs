@@ -1,0 +1,6 @@
+//! Makes the messages, traits and stubs of what lies in `proto/`.
+
+fn main() {
+    protoc_gen_mprpc::build::compile(&["proto/greeting.proto", "proto/friend.proto"], &["proto"])
+        .expect("proto/ should compile");
+}
