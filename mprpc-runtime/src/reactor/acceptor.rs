@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io,
+    io::{self, ErrorKind},
     net::SocketAddr,
     sync::{
         Arc,
@@ -12,12 +12,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{
-    Events, Interest, Poll, Token, Waker,
-    net::{TcpListener, TcpStream},
-};
+use mio::{Events, Interest, Poll, Token, Waker, net::TcpListener, net::TcpStream};
 use rustix::io::Errno;
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{Accept, Handle, LogLimit, Pool, pool::join};
 use crate::error::Error;
@@ -26,6 +23,12 @@ use crate::error::Error;
 pub struct Acceptor {
     listener: TcpListener,
     addr: SocketAddr,
+    poll: Poll,
+    shared: Arc<Shared>,
+    /// Given up for a moment when descriptors run out, so that a waiting peer can be turned away.
+    spare: Option<File>,
+    shortages: LogLimit,
+    refusals: LogLimit,
 }
 
 /// An acceptor that runs. Dropping it stops it, without waiting.
@@ -41,30 +44,54 @@ struct Shared {
     refused: AtomicU64,
 }
 
+/// Who gets the streams.
+struct Deal {
+    handles: Vec<Handle>,
+    next: usize,
+    accept: Arc<dyn Accept>,
+    max_connections: usize,
+}
+
 impl Acceptor {
     /// Binds `addr`; port 0 takes any. The system queues up to `backlog` connects, or its own limit.
     ///
     /// # Errors
-    /// The address is in use or not ours; the text names the setting to change.
+    /// The address is in use or not ours; the text names the settings to change.
     pub fn bind(addr: SocketAddr, backlog: u32) -> Result<Self, Error> {
-        let failed = |error: io::Error| {
-            let what = match error.kind() {
-                io::ErrorKind::AddrInUse => {
-                    "the port is in use; stop the other program or change rpcserverport (0 takes any free port)"
-                }
-                io::ErrorKind::AddrNotAvailable => {
-                    "the address is none of this machine's; change rpcserverip"
-                }
-                _ => "see rpcserverip and rpcserverport",
-            };
-            Error::Io(format!("cannot listen on {addr}: {what}"), error)
-        };
-        let listener = listen(addr, backlog).map_err(failed)?;
-        let addr = listener.local_addr().map_err(failed)?;
-        Ok(Self { listener, addr })
+        Self::listen(addr, backlog).map_err(|error| {
+            let settings = "rpcserverip, rpcserverport; port 0 takes any free one";
+            Error::Io(format!("cannot listen on {addr} ({settings})"), error)
+        })
     }
 
-    /// The address with the port that was taken.
+    fn listen(addr: SocketAddr, backlog: u32) -> io::Result<Self> {
+        let kind = Type::STREAM.nonblocking().cloexec();
+        let socket = Socket::new(Domain::for_address(addr), kind, None)?;
+        // A port is free again once its listener is gone, whatever connections linger there.
+        socket.set_reuse_address(true)?;
+        socket.bind(&addr.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        let mut listener = TcpListener::from_std(socket.into());
+        let poll = Poll::new()?;
+        let registry = poll.registry();
+        registry.register(&mut listener, Token(0), Interest::READABLE)?;
+        let shared = Shared {
+            waker: Waker::new(registry, Token(1))?,
+            stop: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+        };
+        Ok(Self {
+            addr: listener.local_addr()?,
+            listener,
+            poll,
+            shared: Arc::new(shared),
+            spare: spare(),
+            shortages: LogLimit::default(),
+            refusals: LogLimit::default(),
+        })
+    }
+
+    /// The address, with the port that was taken.
     pub fn local_addr(&self) -> SocketAddr {
         self.addr
     }
@@ -73,37 +100,87 @@ impl Acceptor {
     /// while these have `max_connections` or more, further ones are reset.
     ///
     /// # Errors
-    /// The system gives no thread or no descriptor.
+    /// The system gives no thread.
     pub fn run(
-        mut self,
+        self,
         pool: &Pool,
         accept: Arc<dyn Accept>,
         max_connections: usize,
     ) -> Result<Accepting, Error> {
-        let addr = self.addr;
-        let start = || {
-            let poll = Poll::new()?;
-            let waker = Waker::new(poll.registry(), WAKER)?;
-            let registry = poll.registry();
-            registry.register(&mut self.listener, LISTENER, Interest::READABLE)?;
-            let shared = Arc::new(Shared { waker, stop: AtomicBool::new(false), refused: AtomicU64::new(0) });
-            let listening = Listening {
-                listener: self.listener,
-                poll,
-                shared: shared.clone(),
-                handles: pool.handles().to_vec(),
-                accept,
-                max_connections,
-                next: 0,
-                spare: spare(),
-                shortages: LogLimit::default(),
-                refusals: LogLimit::default(),
-            };
-            let thread = thread::Builder::new().name("mprpc-accept".into());
-            let thread = Some(thread.spawn(|| listening.run())?);
-            Ok(Accepting { addr, shared, thread })
-        };
-        start().map_err(|e| Error::Io("cannot start the thread mprpc-accept".into(), e))
+        let (addr, shared) = (self.addr, self.shared.clone());
+        let deal = Deal { handles: pool.handles().to_vec(), next: 0, accept, max_connections };
+        let thread = thread::Builder::new().name("mprpc-accept".into());
+        let thread = thread.spawn(|| self.accept_all(deal));
+        let thread = thread.map_err(|e| Error::Io("cannot start to accept".into(), e))?;
+        Ok(Accepting { addr, shared, thread: Some(thread) })
+    }
+
+    fn accept_all(mut self, mut deal: Deal) {
+        let mut events = Events::with_capacity(2);
+        while !self.shared.stop.load(Ordering::Acquire) {
+            match self.batch(&mut deal) {
+                Backlog::More => {}
+                // Not polled, or every connect would wake us for nothing.
+                Backlog::Short => thread::sleep(PAUSE),
+                Backlog::Empty => {
+                    if let Err(error) = self.poll.poll(&mut events, None)
+                        && error.kind() != ErrorKind::Interrupted
+                    {
+                        return log::error!("the acceptor stops, it cannot wait: {error}");
+                    }
+                }
+            }
+        }
+        // Who is connected by now gets an orderly goodbye from a reactor.
+        for _ in 0..BATCH {
+            if !matches!(self.batch(&mut deal), Backlog::More) {
+                break;
+            }
+        }
+    }
+
+    fn batch(&mut self, deal: &mut Deal) -> Backlog {
+        for _ in 0..BATCH {
+            match self.listener.accept() {
+                Ok((stream, peer)) => self.hand_over(stream, peer, deal),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Backlog::Empty,
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                        self.turn_away(&error);
+                        return Backlog::Short;
+                    }
+                    // An error of the connection that waited, says accept(2). Others wait.
+                    _ => log::debug!("a connection failed before it was accepted: {error}"),
+                },
+            }
+        }
+        Backlog::More
+    }
+
+    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr, deal: &mut Deal) {
+        let live: usize = deal.handles.iter().map(Handle::connections).sum();
+        let max = deal.max_connections;
+        if live < max {
+            deal.next = (deal.next + 1) % deal.handles.len();
+            return deal.handles[deal.next].adopt(stream.into(), peer, deal.accept.clone());
+        }
+        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(others) = self.refusals.pass(Instant::now()) {
+            log::warn!("{peer} is refused: {live} connections (max_connections = {max}){others}");
+        }
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    }
+
+    /// Accepts one connection with the descriptor kept for that, only to close it: its peer learns
+    /// that it is not served, and the queue moves.
+    fn turn_away(&mut self, error: &io::Error) {
+        if let Some(others) = self.shortages.pass(Instant::now()) {
+            log::error!("cannot accept: {error}; raise the limit of open files{others}");
+        }
+        if self.spare.take().is_some() {
+            drop(self.listener.accept());
+        }
+        self.spare = spare();
     }
 }
 
@@ -128,7 +205,7 @@ impl Accepting {
 
     fn signal(&self) {
         self.shared.stop.store(true, Ordering::Release);
-        // An eventfd that is full is signalled already.
+        // Fails only if the thread has ended.
         let _ = self.shared.waker.wake();
     }
 }
@@ -139,128 +216,17 @@ impl Drop for Accepting {
     }
 }
 
-/// What the thread owns.
-struct Listening {
-    listener: TcpListener,
-    poll: Poll,
-    shared: Arc<Shared>,
-    handles: Vec<Handle>,
-    accept: Arc<dyn Accept>,
-    max_connections: usize,
-    next: usize,
-    /// Given up for a moment when descriptors run out, so that a waiting peer can be turned away.
-    spare: Option<File>,
-    shortages: LogLimit,
-    refusals: LogLimit,
-}
-
-/// What a batch of accepts says about the next.
+/// What one batch of accepts says about the next.
 enum Backlog {
     Empty,
     More,
     /// Descriptors or memory are short.
-    Shortage,
-}
-
-impl Listening {
-    fn run(mut self) {
-        let mut events = Events::with_capacity(8);
-        let mut backlog = Backlog::More;
-        while !self.shared.stop.load(Ordering::Acquire) {
-            backlog = match backlog {
-                Backlog::Empty => self.wait(&mut events, None),
-                Backlog::More => self.batch(),
-                Backlog::Shortage => self.pause(&mut events),
-            };
-        }
-        // Whoever is connected already gets an orderly goodbye from its reactor.
-        while let Backlog::More = self.batch() {}
-    }
-
-    fn wait(&mut self, events: &mut Events, timeout: Option<Duration>) -> Backlog {
-        if let Err(error) = self.poll.poll(events, timeout)
-            && error.kind() != io::ErrorKind::Interrupted
-        {
-            log::error!("the acceptor cannot wait for connections: {error}");
-            return Backlog::Shortage;
-        }
-        Backlog::More
-    }
-
-    /// Listens to nobody for a while, then looks again: no new event need come.
-    fn pause(&mut self, events: &mut Events) -> Backlog {
-        // The listener is off, or every connect would wake us for nothing.
-        let registry = self.poll.registry();
-        let _ = registry.deregister(&mut self.listener);
-        self.wait(events, Some(PAUSE));
-        let registry = self.poll.registry();
-        match registry.register(&mut self.listener, LISTENER, Interest::READABLE) {
-            Ok(()) => Backlog::More,
-            Err(_) => Backlog::Shortage,
-        }
-    }
-
-    fn batch(&mut self) -> Backlog {
-        for _ in 0..BATCH {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.hand_over(stream, peer),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Backlog::Empty,
-                Err(error) => match Errno::from_io_error(&error) {
-                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                        self.turn_away(&error);
-                        return Backlog::Shortage;
-                    }
-                    // accept(2): errors of the connection that waited. It is gone, others wait.
-                    _ => log::debug!("a connection failed before it was accepted: {error}"),
-                },
-            }
-        }
-        Backlog::More
-    }
-
-    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let live: usize = self.handles.iter().map(Handle::connections).sum();
-        if live >= self.max_connections {
-            self.shared.refused.fetch_add(1, Ordering::Relaxed);
-            if let Some(others) = self.refusals.pass(Instant::now()) {
-                let max = self.max_connections;
-                log::warn!("{peer} is refused: {live} connections (max_connections = {max}){others}");
-            }
-            let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
-            return;
-        }
-        self.next = (self.next + 1) % self.handles.len();
-        self.handles[self.next].adopt(stream.into(), peer, self.accept.clone());
-    }
-
-    /// Accepts one connection with the descriptor kept for that, only to close it: its peer learns
-    /// that it is not served, and the queue moves.
-    fn turn_away(&mut self, error: &io::Error) {
-        if let Some(others) = self.shortages.pass(Instant::now()) {
-            log::error!("cannot accept a connection: {error}; raise the limit of open files{others}");
-        }
-        if self.spare.take().is_some() {
-            drop(self.listener.accept());
-        }
-        self.spare = spare();
-    }
-}
-
-fn listen(addr: SocketAddr, backlog: u32) -> io::Result<TcpListener> {
-    let kind = Type::STREAM.nonblocking().cloexec();
-    let socket = Socket::new(Domain::for_address(addr), kind, Some(Protocol::TCP))?;
-    // A port is free again as soon as its listener is gone, whatever connections linger.
-    socket.set_reuse_address(true)?;
-    socket.bind(&addr.into())?;
-    socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-    Ok(TcpListener::from_std(socket.into()))
+    Short,
 }
 
 fn spare() -> Option<File> {
     File::open("/dev/null").ok()
 }
 
-const LISTENER: Token = Token(0);
-const WAKER: Token = Token(1);
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);

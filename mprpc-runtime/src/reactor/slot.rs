@@ -1,7 +1,9 @@
 //! One connection of a reactor: the socket, what is known of its readiness, the state machine.
 
 use std::{
-    io::{self, Read, Write},
+    collections::VecDeque,
+    io::{self, ErrorKind, Read, Write},
+    mem,
     net::{Shutdown, SocketAddr},
     sync::Arc,
     time::{Duration, Instant},
@@ -10,8 +12,11 @@ use std::{
 use mio::{event::Event, net::TcpStream};
 use socket2::SockRef;
 
-use super::{Accept, handle::Place};
-use crate::connection::{ConnId, Connection, Intent};
+use super::{Accept, handle::Place, timers::Timers};
+use crate::{
+    connection::{Command, ConnId, Connection, Intent},
+    wire::buf::Output,
+};
 
 pub(super) struct Slot {
     pub(super) id: ConnId,
@@ -26,16 +31,14 @@ pub(super) struct Slot {
     ending: bool,
     /// An error was announced, and not seen yet.
     failed: bool,
-    /// On the list of those with work at the next turn.
-    pub(super) listed: bool,
-    /// On the list of those to be settled in this turn.
-    pub(super) dirty: bool,
+    queued: bool,
     /// The connection's valid entry among the timers.
     pub(super) timer: Option<Instant>,
     _place: Place,
 }
 
-/// The direction in. Registered edge-triggered: `Ready` is left only when the socket is known to be empty.
+/// The direction in. The socket is registered once, edge-triggered: `Ready` ends only when it is
+/// known to be empty.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Input {
     Empty,
@@ -43,9 +46,9 @@ enum Input {
     Eof,
 }
 
-/// The direction out, as above.
+/// The direction out, likewise.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Out {
+enum Out {
     Connecting,
     Full,
     Ready,
@@ -64,16 +67,59 @@ impl From<io::Error> for End {
     }
 }
 
+/// What the connections of a reactor share while it takes a turn.
+pub(super) struct Turn {
+    pub(super) now: Instant,
+    /// Connections to be worked on.
+    pub(super) queue: VecDeque<ConnId>,
+    pub(super) timers: Timers,
+    scratch: Vec<u8>,
+    /// Memory for output, lent to connections that have some.
+    spares: Vec<Vec<u8>>,
+}
+
+impl Turn {
+    pub(super) fn new() -> Self {
+        Self {
+            now: Instant::now(),
+            queue: VecDeque::new(),
+            timers: Timers::default(),
+            scratch: vec![0; READ_BYTES],
+            spares: Vec::new(),
+        }
+    }
+
+    pub(super) fn touch(&mut self, slot: &mut Slot) {
+        if !mem::replace(&mut slot.queued, true) {
+            self.queue.push_back(slot.id);
+        }
+    }
+
+    fn lend(&mut self, output: &mut Output) {
+        if output.buffer().capacity() == 0 {
+            output.provide(self.spares.pop().unwrap_or_default());
+        }
+    }
+
+    fn keep(&mut self, output: &mut Output) {
+        if let Some(memory) = output.reclaim()
+            && self.spares.len() < SPARES
+            && memory.capacity() <= SPARE_BYTES
+        {
+            self.spares.push(memory);
+        }
+    }
+}
+
 impl Slot {
     pub(super) fn new(
         id: ConnId,
-        stream: TcpStream,
-        peer: SocketAddr,
+        (stream, peer): (TcpStream, SocketAddr),
         connection: Box<dyn Connection>,
         accept: Option<Arc<dyn Accept>>,
         place: Place,
     ) -> Self {
-        let out = if accept.is_some() { Out::Ready } else { Out::Connecting };
+        let connected = accept.is_some();
         Self {
             id,
             stream,
@@ -81,87 +127,92 @@ impl Slot {
             peer,
             accept,
             input: Input::Empty,
-            out,
+            out: if connected { Out::Ready } else { Out::Connecting },
             ending: false,
             failed: false,
-            listed: false,
-            dirty: false,
+            queued: false,
             timer: None,
             _place: place,
         }
     }
 
-    /// Sets what every stream gets. `user_timeout` is how long the peer may leave data unacknowledged.
-    pub(super) fn set_options(&self, user_timeout: Duration) -> io::Result<()> {
-        self.stream.set_nodelay(true)?;
-        #[cfg(target_os = "linux")]
-        SockRef::from(&self.stream).set_tcp_user_timeout(Some(user_timeout))?;
-        Ok(())
-    }
-
-    /// Remembers what an event says. It is a hint: only `read` and `write` know.
+    /// Remembers what an event says. It is a hint; only reading and writing tell.
     pub(super) fn note(&mut self, event: &Event) {
-        let (ended, failed) = (event.is_read_closed(), event.is_error());
-        self.ending |= ended || failed;
-        self.failed |= failed;
-        if self.input == Input::Empty && (event.is_readable() || ended || failed) {
+        self.failed |= event.is_error();
+        self.ending |= event.is_read_closed() || self.failed;
+        if self.input == Input::Empty && (event.is_readable() || self.ending) {
             self.input = Input::Ready;
         }
-        if self.out == Out::Full && (event.is_writable() || event.is_write_closed() || failed) {
+        if self.out == Out::Full && (event.is_writable() || event.is_write_closed()) {
             self.out = Out::Ready;
         }
     }
 
-    /// Does what the last events allow: connects, reads up to the budget of a turn.
-    pub(super) fn work(&mut self, scratch: &mut [u8], now: Instant) -> io::Result<()> {
-        if self.out == Out::Connecting && !self.finish_connect(now)? {
-            return Ok(());
-        }
-        let mut bytes = 0;
-        for _ in 0..READS {
-            if bytes >= READ_BYTES || !self.may_read() {
-                break;
+    pub(super) fn post(&mut self, command: Command, bytes: &[u8], turn: &mut Turn) {
+        turn.lend(self.connection.output());
+        self.connection.post(command, bytes, turn.now);
+        turn.touch(self);
+    }
+
+    /// The entry for `at` came up. The connection may want a later time by now, or an earlier
+    /// entry was added, in which case this one counts no more.
+    pub(super) fn timeout(&mut self, at: Instant, turn: &mut Turn) {
+        if self.timer == Some(at) {
+            self.timer = None;
+            if self.connection.next_timeout().is_some_and(|at| at <= turn.now) {
+                turn.lend(self.connection.output());
+                self.connection.timeout(turn.now);
             }
-            bytes += self.read(scratch, now)?;
+            turn.touch(self);
         }
+    }
+
+    /// Does what the socket allows and the connection wants: connects, reads up to the budget,
+    /// writes all that came of that and of posts, carries out the intent.
+    pub(super) fn work(&mut self, turn: &mut Turn) -> Result<(), End> {
+        self.queued = false;
+        turn.lend(self.connection.output());
+        if self.out == Out::Connecting {
+            self.finish_connect(turn.now)?;
+        }
+        self.read(READS, READ_BYTES, turn)?;
         if self.failed && !self.may_read() {
-            // Nobody will read up to the error, so it is looked for here: a peer that reset the
-            // connection must not count as alive while its requests wait.
+            // Nobody reads up to the error, so it is looked for here: a peer that reset the
+            // connection must not pass for alive while its requests wait.
             self.failed = false;
             self.stream.take_error()?.map_or(Ok(()), Err)?;
         }
-        Ok(())
-    }
-
-    /// Ends a turn: writes what there is, then carries out what the connection wants.
-    pub(super) fn settle(&mut self, scratch: &mut [u8], now: Instant) -> Result<(), End> {
-        if self.connection.intent() != Intent::Reset
-            && let Err(error) = self.flush(now)
-        {
-            self.take_rest(scratch, now)?;
+        if let Err(error) = self.write(turn.now) {
+            // The peer may have answered and closed without reading everything: what it said is
+            // taken out first. On a dead socket that comes to an end.
+            self.ending = true;
+            self.input = if self.input == Input::Eof { Input::Eof } else { Input::Ready };
+            self.read(1024, usize::MAX, turn)?;
             return Err(End::Lost(error));
         }
-        match self.connection.intent() {
-            Intent::Reset => {
-                // Lingering for no time makes the close a reset. It may fail only on a dead socket.
-                let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
-                return Err(End::Closed);
-            }
-            Intent::Close if self.connection.output().is_empty() => return Err(End::Closed),
-            Intent::ShutDown if self.connection.output().is_empty() => {
-                if matches!(self.out, Out::Full | Out::Ready) {
-                    self.stream.shutdown(Shutdown::Write)?;
-                    self.out = Out::ShutDown;
-                }
-            }
-            Intent::Open | Intent::ShutDown | Intent::Close => {}
+        self.carry_out_intent()?;
+        turn.keep(self.connection.output());
+        let wanted = self.connection.next_timeout();
+        turn.timers.schedule(self.id, &mut self.timer, wanted);
+        if self.may_read() || (self.out == Out::Ready && !self.connection.output().is_empty()) {
+            turn.touch(self);
         }
         Ok(())
     }
 
-    /// Whether there is something to do for which no event will come.
-    pub(super) fn has_work(&mut self) -> bool {
-        self.may_read() || (self.out == Out::Ready && !self.connection.output().is_empty())
+    fn finish_connect(&mut self, now: Instant) -> io::Result<()> {
+        self.stream.take_error()?.map_or(Ok(()), Err)?;
+        match self.stream.peer_addr() {
+            // Without a listener a port of the ephemeral range may meet itself.
+            Ok(peer) if self.stream.local_addr()? == peer => Err(ErrorKind::ConnectionRefused.into()),
+            Ok(_) => {
+                self.out = Out::Ready;
+                self.connection.connected(now);
+                Ok(())
+            }
+            Err(error) if error.kind() == ErrorKind::NotConnected => Ok(()),
+            Err(error) => Err(error),
+        }
     }
 
     fn may_read(&self) -> bool {
@@ -171,43 +222,46 @@ impl Slot {
             && matches!(self.connection.intent(), Intent::Open | Intent::ShutDown)
     }
 
-    fn read(&mut self, scratch: &mut [u8], now: Instant) -> io::Result<usize> {
-        let Self { stream, connection, .. } = self;
-        let (result, size, direct) = match connection.room() {
-            Some(room) if !room.is_empty() => (stream.read(room), room.len(), true),
-            _ => (stream.read(scratch), scratch.len(), false),
-        };
-        match result {
-            Ok(0) => {
-                self.input = Input::Eof;
-                connection.eof(now);
+    fn read(&mut self, reads: usize, mut budget: usize, turn: &mut Turn) -> io::Result<()> {
+        for _ in 0..reads {
+            if budget == 0 || !self.may_read() {
+                break;
             }
-            Ok(n) => {
-                if n < size && !self.ending {
-                    self.input = Input::Empty;
+            let (connection, scratch) = (&mut self.connection, &mut turn.scratch);
+            let (result, size, direct) = match connection.room() {
+                Some(room) if !room.is_empty() => (self.stream.read(room), room.len(), true),
+                _ => (self.stream.read(scratch), scratch.len(), false),
+            };
+            match result {
+                Ok(0) => {
+                    self.input = Input::Eof;
+                    connection.eof(turn.now);
                 }
-                if direct {
-                    connection.filled(n, now);
-                } else {
-                    connection.receive(&scratch[..n], now);
+                Ok(n) => {
+                    budget = budget.saturating_sub(n);
+                    if n < size && !self.ending {
+                        self.input = Input::Empty;
+                    }
+                    if direct {
+                        connection.filled(n, turn.now);
+                    } else {
+                        connection.receive(&scratch[..n], turn.now);
+                    }
                 }
-                return Ok(n);
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.input = Input::Empty,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.input = Input::Empty,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
         }
-        Ok(0)
+        Ok(())
     }
 
-    fn flush(&mut self, now: Instant) -> io::Result<()> {
-        // `written` may make more output; whoever always does must wait for the next turn.
+    fn write(&mut self, now: Instant) -> io::Result<()> {
+        // `written` may make more output; whoever always does must let others have their turn.
         for _ in 0..WRITES {
+            let stopped = self.out != Out::Ready || self.connection.intent() == Intent::Reset;
             let output = self.connection.output();
-            if self.out == Out::ShutDown {
-                output.clear();
-            }
-            if self.out != Out::Ready || output.is_empty() {
+            if stopped || output.is_empty() {
                 break;
             }
             match self.stream.write(output.pending()) {
@@ -215,50 +269,45 @@ impl Slot {
                     output.advance(n);
                     self.connection.written(now);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.out = Out::Full,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.out = Out::Full,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
             }
         }
         Ok(())
     }
 
-    /// Writing failed. What the peer said before is taken out first: it may have answered, and
-    /// closed without reading everything. The socket is dead, so that comes to an end.
-    fn take_rest(&mut self, scratch: &mut [u8], now: Instant) -> io::Result<()> {
-        self.ending = true;
-        if self.input == Input::Empty {
-            self.input = Input::Ready;
+    fn carry_out_intent(&mut self) -> Result<(), End> {
+        let intent = self.connection.intent();
+        if self.out == Out::ShutDown {
+            self.connection.output().clear();
         }
-        for _ in 0..1024 {
-            if !self.may_read() {
-                break;
+        if intent == Intent::Reset {
+            // To linger for no time makes the close a reset. Fails only on a socket that is dead.
+            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            return Err(End::Closed);
+        }
+        if !self.connection.output().is_empty() {
+            return Ok(());
+        }
+        match intent {
+            Intent::ShutDown if matches!(self.out, Out::Full | Out::Ready) => {
+                self.stream.shutdown(Shutdown::Write)?;
+                self.out = Out::ShutDown;
             }
-            self.read(scratch, now)?;
+            Intent::Close => return Err(End::Closed),
+            Intent::Open | Intent::ShutDown | Intent::Reset => {}
         }
         Ok(())
     }
-
-    /// Whether the connect has succeeded by now.
-    fn finish_connect(&mut self, now: Instant) -> io::Result<bool> {
-        self.stream.take_error()?.map_or(Ok(()), Err)?;
-        match self.stream.peer_addr() {
-            Ok(peer) if self.stream.local_addr()? == peer => {
-                // Without a listener a port of the ephemeral range may meet itself.
-                Err(io::ErrorKind::ConnectionRefused.into())
-            }
-            Ok(_) => {
-                self.out = Out::Ready;
-                self.connection.connected(now);
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
 }
 
-/// What one connection may read in one turn before others have theirs.
+/// What one connection may read before others have their turn; also the size of one read.
 const READ_BYTES: usize = 64 << 10;
 const READS: usize = 16;
 const WRITES: usize = 16;
+
+/// At most 32 MiB of memory for output stay with a reactor after a burst. Large buffers matter most:
+/// to get one anew costs a page fault every 4 KiB.
+const SPARES: usize = 16;
+const SPARE_BYTES: usize = 2 << 20;
