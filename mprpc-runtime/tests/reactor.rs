@@ -39,6 +39,7 @@ enum Seen {
     Eof,
     Lost(io::ErrorKind),
     Timeout,
+    Said,
     OnReactor(bool),
 }
 
@@ -96,6 +97,7 @@ impl Connection for Echo {
             Some(b'R') => self.intent = Intent::Reset,
             Some(b'W') => self.paused = true,
             Some(b'T') => self.timer = Some(now + Duration::from_millis(50)),
+            Some(b'S') => self.say(Seen::Said),
             Some(b'O') => self.say(Seen::OnReactor(on_reactor_thread())),
             _ => {}
         }
@@ -121,7 +123,12 @@ impl Connection for Echo {
 
     fn post(&mut self, command: Command, bytes: &[u8], _now: Instant) {
         match command {
-            Command::Custom(_) => self.output.buffer().extend_from_slice(bytes),
+            Command::Custom(gate) => {
+                if let Ok(gate) = gate.downcast::<Receiver<()>>() {
+                    gate.recv_timeout(LONG).unwrap();
+                }
+                self.output.buffer().extend_from_slice(bytes);
+            }
             Command::Close(_) | Command::Drain => self.intent = Intent::Close,
             other => other.undeliverable(),
         }
@@ -505,6 +512,31 @@ fn a_call_posted_to_a_closed_connection_or_a_stopped_reactor_ends() {
 }
 
 #[test]
+fn what_the_peer_said_is_read_before_a_failed_write_counts() {
+    let pool = Pool::start("test-io", 1, &ReactorOptions::default()).unwrap();
+    let listener = TcpListener::bind(any_port()).unwrap();
+    let (id, seen) = dial(pool.next(), listener.local_addr().unwrap());
+    let mut peer = listener.accept().unwrap().0;
+    assert_eq!(seen.recv_timeout(LONG), Ok(Seen::Connected));
+    let post = |command| {
+        let mailbox = pool.next().mailbox();
+        mailbox.post(id, command, |out| out.extend_from_slice(b"request"));
+    };
+    post(Command::Custom(Box::new(())));
+    peer.peek(&mut [0; 8]).unwrap();
+    // While the reactor is held up the peer answers, and closes without reading: that is a reset.
+    let (open, gate) = mpsc::channel::<()>();
+    post(Command::Custom(Box::new(gate)));
+    peer.write_all(b"S").unwrap();
+    drop(peer);
+    open.send(()).unwrap();
+    assert_eq!(seen.recv_timeout(LONG), Ok(Seen::Said));
+    // And not Eof, which would make half an answer a whole one.
+    assert!(matches!(seen.recv_timeout(LONG), Ok(Seen::Lost(_))));
+    assert!(pool.stop(LONG));
+}
+
+#[test]
 fn stopping_loses_the_connections() {
     let server = Server::start(1);
     let mut stream = server.client();
@@ -671,15 +703,24 @@ fn idle_reactors_use_no_processor_time() {
     if !alone("idle_reactors_use_no_processor_time") {
         return;
     }
-    let server = Server::start(2);
+    let turns = Arc::new(AtomicU64::new(0));
+    let count = turns.clone();
+    let options = ReactorOptions {
+        end_turn: Some(Arc::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        })),
+        ..ReactorOptions::default()
+    };
+    let server = Server::with(2, 1000, &options);
     let streams: Vec<_> = (0..100).map(|_| server.client()).collect();
     streams.iter().for_each(|s| round_trip(s, b"a").unwrap());
     thread::sleep(Duration::from_millis(100));
     let ticks = Ticks::new();
-    let (turns, before) = (server.accept.turns.load(Ordering::Relaxed), ticks.read());
+    let (turned, before) = (turns.load(Ordering::Relaxed), ticks.read());
+    assert!(turned > 0);
     thread::sleep(Duration::from_secs(1));
     assert!(ticks.read() - before <= 1);
-    assert_eq!(server.accept.turns.load(Ordering::Relaxed), turns);
+    assert_eq!(turns.load(Ordering::Relaxed), turned, "nothing happened");
 }
 
 #[test]

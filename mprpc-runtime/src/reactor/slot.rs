@@ -53,6 +53,8 @@ enum Out {
     Full,
     Ready,
     ShutDown,
+    /// Writing failed, which took the socket's error away: an end of the input is no proper end.
+    Broken,
 }
 
 /// How a connection ended.
@@ -185,8 +187,11 @@ impl Slot {
         if let Err(error) = self.write(turn.now) {
             // The peer may have answered and closed without reading everything: what it said is
             // taken out first. On a dead socket that comes to an end.
+            self.out = Out::Broken;
             self.ending = true;
-            self.input = if self.input == Input::Eof { Input::Eof } else { Input::Ready };
+            if self.input == Input::Empty {
+                self.input = Input::Ready;
+            }
             self.read(1024, usize::MAX, turn)?;
             return Err(End::Lost(error));
         }
@@ -235,7 +240,9 @@ impl Slot {
             match result {
                 Ok(0) => {
                     self.input = Input::Eof;
-                    connection.eof(turn.now);
+                    if self.out != Out::Broken {
+                        connection.eof(turn.now);
+                    }
                 }
                 Ok(n) => {
                     budget = budget.saturating_sub(n);
