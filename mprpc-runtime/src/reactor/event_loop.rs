@@ -247,9 +247,6 @@ impl EventLoop {
         for accept in self.servers.drain(..) {
             guarded(|| accept.end_turn());
         }
-        if let Some(hook) = &self.options.end_turn {
-            guarded(|| hook());
-        }
     }
 
     fn ids(&self) -> Vec<ConnId> {

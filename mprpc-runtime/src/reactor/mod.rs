@@ -111,18 +111,11 @@ pub struct ReactorOptions {
     pub max_posts: usize,
     /// How long a peer may leave what it was sent unacknowledged. 10 seconds by default.
     pub user_timeout: Duration,
-    /// Called at the end of every turn.
-    pub end_turn: Option<Arc<dyn Fn() + Send + Sync>>,
 }
 
 impl Default for ReactorOptions {
     fn default() -> Self {
-        Self {
-            spin: Duration::ZERO,
-            max_posts: 1 << 16,
-            user_timeout: Duration::from_secs(10),
-            end_turn: None,
-        }
+        Self { spin: Duration::ZERO, max_posts: 1 << 16, user_timeout: Duration::from_secs(10) }
     }
 }
 
