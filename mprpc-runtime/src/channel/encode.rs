@@ -5,7 +5,10 @@ use std::time::Duration;
 use protobuf::MessageDyn;
 
 use crate::{
-    connection::{Metadata, call::append_message},
+    connection::{
+        Metadata,
+        call::{MAX_METADATA, append_message},
+    },
     descriptor::MethodDescriptor,
     rpc_channel::Call,
     status::Status,
@@ -68,11 +71,7 @@ pub(super) fn check_size(call: &Call<'_>) -> Result<(), Status> {
         let text = format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
         return Err(Status::resource_exhausted(text));
     }
-    let metadata = &call.options.metadata;
-    if metadata.is_empty() {
-        return Ok(());
-    }
-    let size: usize = metadata.iter().map(|(key, value)| key.len() + value.len() + 16).sum();
+    let size = call.options.metadata.size();
     if size > MAX_METADATA {
         let text = format!("the metadata of {size} bytes is over {MAX_METADATA} bytes");
         return Err(Status::invalid_argument(text));
@@ -102,5 +101,3 @@ impl Payload<'_> {
 
 /// Protobuf's own limit.
 const MAX_FRAME: u64 = i32::MAX as u64;
-/// Leaves room in a header of 65,535 bytes for the names.
-const MAX_METADATA: usize = 60_000;

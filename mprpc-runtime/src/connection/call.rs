@@ -90,6 +90,11 @@ impl Metadata {
         self.0.is_empty()
     }
 
+    /// About how many bytes of a frame's header they take; up to `MAX_METADATA` always fit.
+    pub(crate) fn size(&self) -> usize {
+        self.iter().map(|(key, value)| key.len() + value.len() + 16).sum()
+    }
+
     pub(crate) fn from_wire(pairs: &[(&str, &[u8])]) -> Self {
         Self(pairs.iter().map(|(key, value)| (String::from(*key), value.to_vec())).collect())
     }
@@ -210,6 +215,9 @@ impl Route {
                 let total = size + extras.attachment.len() as u64;
                 let result = match result {
                     Ok(_) if total > u64::from(max_body) => Err(too_large(total, max_body)),
+                    Ok(_) if extras.metadata.size() > MAX_METADATA => Err(Status::resource_exhausted(
+                        "the metadata of the response does not fit in a header",
+                    )),
                     other => other,
                 };
                 let failed = result.is_err();
@@ -343,6 +351,9 @@ pub trait Completion: Send {
     /// The call ended. Runs once, on the reactor's thread, so it must not block or panic.
     fn complete(self: Box<Self>, outcome: Outcome<'_>);
 }
+
+/// Leaves room in a header of 65,535 bytes for what else stands there.
+pub(crate) const MAX_METADATA: usize = 60_000;
 
 /// Every peer takes a header of 16 KiB; texts stay well below.
 const MAX_TEXT: usize = 4096;

@@ -4,11 +4,11 @@
 //! driver, which waits for one call, uses nothing. Every method that may end calls takes `sink`,
 //! which gets each ended call's `C` with its outcome.
 //!
-//! `multiplexed` and `legacy` read what the peer says; `timing` knows when it has said too little;
-//! `posted` is the connection as a reactor drives it, and `link` what other threads see of that.
+//! `multiplexed` and `legacy` read what the peer says, `timing` knows when it has said too little,
+//! `ending` closes; `posted` is the connection as a reactor drives it, and `link` what other threads
+//! see of that.
 
 use std::{
-    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -29,6 +29,7 @@ use crate::{
     },
 };
 
+mod ending;
 mod legacy;
 mod link;
 mod multiplexed;
@@ -184,7 +185,6 @@ impl<C> ClientConnection<C> {
     /// Whether nothing is under way, so that the connection may wait for its next call in a pool.
     pub fn is_idle(&self) -> bool {
         self.phase == Phase::Open
-            && self.takes_calls()
             && self.calls.is_empty()
             && self.inbox.is_empty()
             && self.skip == 0
@@ -279,46 +279,6 @@ impl<C> ClientConnection<C> {
         self.look(now);
     }
 
-    /// The peer sent FIN.
-    pub fn eof(&mut self, sink: Sink<'_, C>) {
-        if matches!(self.wire, Wire::Legacy(_)) {
-            self.deliver_legacy(sink);
-        } else {
-            let text = match &self.reason {
-                Some(reason) => format!("the peer closed the connection: {reason}"),
-                None => "the peer closed the connection".into(),
-            };
-            self.end_all(&text, sink);
-        }
-        self.close_now(Phase::Closed);
-    }
-
-    /// The socket is gone.
-    pub fn lost(&mut self, error: &io::Error, sink: Sink<'_, C>) {
-        if self.phase == Phase::Connecting {
-            self.end_all(&format!("cannot connect: {error}"), sink);
-        } else {
-            self.end_all(&format!("the connection was lost: {error}"), sink);
-        }
-        self.close_now(Phase::Closed);
-    }
-
-    /// Ends the connection, with a reason for the peer. Calls in flight fail.
-    pub fn close(&mut self, reason: &str, sink: Sink<'_, C>) {
-        self.end_all(reason, sink);
-        match (self.phase, self.wire) {
-            (Phase::Greeting | Phase::Open, Wire::Mux) => self.say_goodbye(reason),
-            (Phase::Linger(_) | Phase::Closed, _) => {}
-            _ => self.close_now(Phase::Reset),
-        }
-    }
-
-    /// Takes no new calls; says goodbye once the running ones have ended.
-    pub fn leave(&mut self) {
-        self.leaving = true;
-        self.settle();
-    }
-
     /// What is to be written.
     pub fn output(&mut self) -> &mut Output {
         &mut self.output
@@ -341,50 +301,5 @@ impl<C> ClientConnection<C> {
 
     fn is_open(&self) -> bool {
         matches!(self.phase, Phase::Connecting | Phase::Greeting | Phase::Open)
-    }
-
-    /// A call whose first byte the socket never took did not run, if it is not written later.
-    fn ran(&self, call: &Call<C>) -> Ran {
-        if self.output.sent_in_all() <= call.offset { Ran::No } else { Ran::Maybe }
-    }
-
-    /// Fails every call in flight. Those that were not written at all never will be.
-    fn end_all(&mut self, text: &str, sink: Sink<'_, C>) {
-        let mut unsent = None;
-        for (_, call) in self.calls.drain() {
-            let ran = self.ran(&call);
-            if ran == Ran::No {
-                unsent.get_or_insert(call.offset);
-            }
-            call.fail(ran, Status::unavailable(text), sink);
-        }
-        // A frame that went out in part is finished, so that the peer can read what follows it.
-        if let Some(offset) = unsent {
-            self.output.truncate(offset);
-        }
-    }
-
-    fn settle(&mut self) {
-        if self.leaving && self.calls.is_empty() {
-            match (self.phase, self.wire) {
-                (Phase::Greeting | Phase::Open, Wire::Mux) => self.say_goodbye("done"),
-                (Phase::Connecting | Phase::Greeting | Phase::Open, _) => {
-                    self.close_now(Phase::Closed);
-                }
-                (Phase::Linger(_) | Phase::Reset | Phase::Closed, _) => {}
-            }
-        }
-    }
-
-    fn say_goodbye(&mut self, reason: &str) {
-        mux::write_control(self.output.buffer(), Kind::GoAway, 0, reason.as_bytes());
-        self.inbox = Inbox::default();
-        self.phase = Phase::Linger(Farewell::new(self.settings.max_body));
-    }
-
-    fn close_now(&mut self, phase: Phase) {
-        self.output.clear();
-        self.inbox = Inbox::default();
-        self.phase = phase;
     }
 }

@@ -274,7 +274,6 @@ impl Connection for ServerConnection {
         match self.watch.late(self.settings.request_timeout, now) {
             Some(Late::Output) => self.reset("the peer takes no answers (request_timeout)"),
             Some(Late::Frame) => self.close("request not complete in time (request_timeout)"),
-            None if !self.is_open() => {}
             None if self.idle_until().is_some_and(|until| now >= until) => {
                 self.close("idle (idle_timeout)");
             }

@@ -109,12 +109,19 @@ fn posted_answers_stop_the_reading_too() {
 
 #[test]
 fn one_read_is_not_parsed_on_past_max_output() {
-    let mut server = Server::mux();
+    let mut server = Server::mux_with(|s| s.max_calls = 1000);
     let many: Vec<u8> = (1..=1000).flat_map(|id| request(id, "Echo", &[1; 1000])).collect();
     server.feed(&many);
     let most = 10_000 + 64 * 1100;
     assert!(server.conn.output().len() <= most);
-    assert!(server.handlers.methods().len() < 200);
+    assert!(server.handlers.methods().len() < 200 && !server.conn.wants_read());
+    // What is in memory already is parsed when the peer takes its answers.
+    let mut ids = Vec::new();
+    for _ in 0..1000 {
+        ids.extend(server.replies().iter().map(|(id, _)| *id));
+    }
+    assert_eq!(ids, (1..=1000).collect::<Vec<_>>());
+    assert!(server.conn.wants_read());
 }
 
 #[test]
@@ -206,4 +213,14 @@ fn output_that_is_never_empty_does_not_grow_for_ever() {
     assert_eq!((output.len(), output.end_in_all()), (400, 9_999_900));
     output.truncate(0);
     assert!(output.is_empty() && output.sent_in_all() == 9_999_500);
+}
+
+#[test]
+fn requests_to_be_ignored_do_not_wait_for_room() {
+    let mut server = Server::mux();
+    server.feed(&laters(1..=4));
+    server.post(Command::Drain);
+    server.feed(&[control(Kind::Pong, 0, b""), laters(5..=6), control(Kind::Ping, 0, b"?")].concat());
+    assert_eq!(kinds(&server.frames()), [6, 4, 6, 5]);
+    assert!(server.conn.wants_read());
 }

@@ -225,3 +225,37 @@ fn a_hook_may_own_another_calls_ticket() {
     server.deliver();
     assert_eq!(server.reply().1.code, code(Code::Internal));
 }
+
+#[test]
+fn metadata_that_fits_in_no_header_fails_its_call_only() {
+    for (size, expected) in [(59_900, Code::Ok), (70_000, Code::ResourceExhausted)] {
+        let mut server = Server::mux();
+        server.feed(&request(1, "Later", b""));
+        let mut extras = ReplyExtras::default();
+        extras.metadata.set("key", vec![0; size]);
+        server.handlers.ticket(0).answer(&message(b""), &extras);
+        server.deliver();
+        assert_eq!(server.reply().1.code, code(expected));
+        server.lives(2);
+    }
+}
+
+#[test]
+fn a_very_long_text_of_a_failure_is_cut_between_characters() {
+    let mut server = Server::mux();
+    server.feed(&request(1, "Later", b""));
+    let status = Status::internal("ü".repeat(100_000)).with_details(vec![1; 100_000]);
+    server.handlers.ticket(0).fail(status);
+    server.deliver();
+    let (_, reply) = server.reply();
+    assert!(reply.code == code(Code::Internal) && reply.text.len() >= 4000);
+    server.lives(2);
+}
+
+#[test]
+fn answers_given_before_a_violation_in_the_same_read_go_out_before_the_goaway() {
+    let mut server = Server::mux();
+    server.feed(&[request(1, "Echo", b"x"), request(1, "Echo", b"again")].concat());
+    let frames = server.frames();
+    assert_eq!(kinds(&frames), [2, 6]);
+}

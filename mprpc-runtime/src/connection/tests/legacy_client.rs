@@ -189,3 +189,16 @@ fn nothing_of_our_wire_is_ever_said_to_a_legacy_peer() {
     assert!(closed.output().is_empty());
     assert_eq!(closed.conn.intent(), Intent::Reset);
 }
+
+#[test]
+fn a_slow_reply_has_until_its_deadline() {
+    let mut client = client();
+    client.start_for(1, 60 * SECOND, b"x");
+    client.output();
+    for byte in wire(&[1; 40]) {
+        client.feed(&[byte]);
+        client.advance(SECOND);
+    }
+    client.eof();
+    assert_eq!(client.got(), wire(&[1; 40]));
+}

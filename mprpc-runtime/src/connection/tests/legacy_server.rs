@@ -206,6 +206,7 @@ fn requests_behind_a_running_one_wait_for_it() {
     let one = |method, text: &[u8]| legacy_request(Dialect::LittleEndian, method, text);
     server.feed(&[one("Later", b"1"), one("Echo", b"2"), one("Later", b"3")].concat());
     assert_eq!(server.handlers.held(), 1);
+    assert!(server.conn.wants_read(), "or a reset is not seen");
     server.advance(1000 * SECOND);
     server.eof();
     server.answer(0, b"1");
@@ -288,4 +289,25 @@ fn closing_a_legacy_connection_is_a_reset_and_cancels_its_call() {
     assert!(server.handlers.last().cancel.is_cancelled());
     server.answer(0, b"late");
     assert!(server.output().is_empty());
+}
+
+#[test]
+fn an_empty_reply_during_a_drain_is_no_failure() {
+    let mut server = Server::with(|s| s.legacy_keep = true);
+    server.feed(&legacy_request(Dialect::LittleEndian, "Later", b"x"));
+    server.post(Command::Drain);
+    server.answer(0, b"");
+    assert_eq!(server.conn.intent(), Intent::ShutDown);
+}
+
+#[test]
+fn a_reply_that_is_still_being_taken_is_not_idle() {
+    let mut server = Server::with(|s| {
+        s.legacy_keep = true;
+        s.idle_timeout = SECOND;
+    });
+    server.feed(&legacy_request(Dialect::LittleEndian, "Echo", &[1; 100]));
+    server.advance(5 * SECOND);
+    assert_eq!(server.output(), wire(&[1; 100]));
+    assert_eq!(server.conn.intent(), Intent::Open);
 }
