@@ -364,3 +364,37 @@ fn a_hanging_zookeeper_keeps_nobody_waiting() {
     thread::sleep(ms(5000)); // by then the old sessions are over
     assert_eq!(owner(&path).ok(), Some(settled));
 }
+
+#[test]
+fn the_death_of_an_ensembles_leader_and_a_dead_first_host_go_unnoticed() {
+    if server().is_none() {
+        return;
+    }
+    let own = OwnServer::new();
+    own.run("start ensemble");
+    let corner = Corner::of(&own.address());
+    let provider = Provider::start();
+    let mut options = corner.options();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap(); // it never accepts
+    options.hosts = vec![silent.local_addr().unwrap().to_string()];
+    options.hosts.extend((1..=3).map(|member| own.member(member)));
+    let start = Instant::now();
+    let registry = mprpc_runtime::registry::ZooKeeperRegistry::start(options.clone()).unwrap();
+    registry.publish(provider.publication()).unwrap();
+    look(&registry);
+    assert!(start.elapsed() < ms(8000));
+
+    let leader = own.leader();
+    own.signal_to(leader, "-KILL");
+    let kill = Instant::now();
+    let second = Provider::start();
+    let second_registry = mprpc_runtime::registry::ZooKeeperRegistry::start(options).unwrap();
+    second_registry.publish(second.publication()).unwrap();
+    let both = [provider.addr, second.addr];
+    eventually(ms(10_000), "registration and discovery are fresh", || {
+        let seen = look(&registry);
+        assert!(!seen.endpoints.is_empty(), "calls go on");
+        both.iter().all(|addr| addrs(&seen).contains(addr))
+    });
+    eprintln!("fresh {:?} after the leader's death", kill.elapsed());
+}

@@ -3,7 +3,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{SocketAddr, TcpListener},
+    net::{SocketAddr, TcpListener, TcpStream},
     path::PathBuf,
     process::Command,
     sync::{
@@ -118,7 +118,7 @@ impl Provider {
 impl Drop for Provider {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
-        let _ = std::net::TcpStream::connect(self.addr);
+        let _ = TcpStream::connect(self.addr);
     }
 }
 
@@ -225,7 +225,7 @@ impl OwnServer {
     pub(crate) fn run(&self, command: &str) {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../scripts/zk.sh");
         let output = Command::new(script)
-            .arg(command)
+            .args(command.split(' '))
             .env("ZK_PORT", self.port.to_string())
             .env("ZK_DIR", &self.dir)
             .env("ZK_TICK", "200")
@@ -236,9 +236,29 @@ impl OwnServer {
     }
 
     pub(crate) fn signal(&self, signal: &str) {
-        let pid = std::fs::read_to_string(self.dir.join("1/pid")).expect("a pid file");
+        self.signal_to(1, signal);
+    }
+
+    /// Signals a member of an ensemble, counted from 1.
+    pub(crate) fn signal_to(&self, member: u16, signal: &str) {
+        let pid = std::fs::read_to_string(self.dir.join(format!("{member}/pid"))).expect("a pid file");
         let status = Command::new("kill").args([signal, pid.trim()]).status();
         assert!(status.expect("kill").success());
+    }
+
+    pub(crate) fn member(&self, member: u16) -> String {
+        format!("127.0.0.1:{}", self.port + member - 1)
+    }
+
+    /// Which member of an ensemble leads it.
+    pub(crate) fn leader(&self) -> u16 {
+        let leads = |member: &u16| {
+            let mut stream = TcpStream::connect(self.member(*member)).expect("a member");
+            let mut answer = String::new();
+            stream.write_all(b"srvr").and_then(|()| stream.read_to_string(&mut answer)).expect("an answer");
+            answer.contains("Mode: leader")
+        };
+        (1..=3).find(leads).expect("a leader")
     }
 }
 

@@ -12,8 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use ::zookeeper::{Acl, CreateMode, WatchedEvent, WatchedEventType};
-use ::zookeeper::{ZkError, ZkResult, ZkState, ZooKeeper};
+use ::zookeeper::{Acl, CreateMode, WatchedEvent, ZkError, ZkResult, ZkState, ZooKeeper};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Message, ZooKeeperOptions, claim::Found, probe, session::Event};
@@ -42,7 +41,8 @@ struct Line {
     /// There is no server. A request in flight then has no answer before the parked reconnection
     /// goes on.
     cut: AtomicBool,
-    closed: AtomicBool,
+    /// The handle can be dropped: its session ended, or is to end with it.
+    over: AtomicBool,
     /// The watches that will fire. The crate piles up those left twice.
     armed: Mutex<HashSet<(Watch, String)>>,
     inbox: Sender<Message>,
@@ -68,8 +68,8 @@ impl Client {
     ) -> Result<Self, String> {
         let hosts = probe::live_first(&options.hosts)?;
         let ((jobs, queue), (end, ended)) = (bounded(1), bounded(0));
-        let (cut, closed, armed) = Default::default();
-        let line = Arc::new(Line { cut, closed, armed, inbox, epoch });
+        let (cut, over, armed) = Default::default();
+        let line = Arc::new(Line { cut, over, armed, inbox, epoch });
         let (for_thread, timeout) = (line.clone(), options.session_timeout);
         let serve = move || {
             let _end = end; // its drop says that the session is closed
@@ -154,6 +154,7 @@ impl Client {
 
     /// Closes the session and waits for it until `deadline`.
     pub(super) fn close(self, deadline: Instant) {
+        self.line.over.fetch_or(!self.line.cut.load(SeqCst), SeqCst);
         drop(self.jobs);
         let _ = self.ended.recv_deadline(deadline);
     }
@@ -170,10 +171,9 @@ impl Client {
         let new = self.line.armed().insert(key.clone());
         let (line, fired) = (self.line.clone(), key.clone());
         // Runs on the crate's event thread, which must not panic.
-        let tell: Tell = Box::new(move |event| {
+        let tell: Tell = Box::new(move |_event| {
             line.armed().remove(&fired);
-            let gone = event.event_type == WatchedEventType::NodeDeleted;
-            line.tell(Message::Node(fired.1.clone(), gone));
+            line.tell(Message::Node(fired.1.clone()));
         });
         let found = self.call(move |zk| match read(zk, &full, new.then_some(tell)) {
             Err(ZkError::NoNode) => Ok(None),
@@ -269,10 +269,13 @@ fn serve(hosts: Vec<SocketAddr>, timeout: Duration, jobs: &Receiver<Job>, line: 
         return;
     };
     let (parked, last) = (line.clone(), Cell::new((Instant::now(), 0)));
-    let listener = zk.add_listener(move |state| match state {
-        ZkState::Connected | ZkState::ConnectedReadOnly => parked.link(Event::Joined),
+    zk.add_listener(move |state| match state {
+        ZkState::Connected | ZkState::ConnectedReadOnly => {
+            last.set((Instant::now(), 0));
+            parked.link(Event::Joined);
+        }
         ZkState::Closed | ZkState::AuthFailed => {
-            parked.closed.store(true, SeqCst);
+            parked.over.store(true, SeqCst);
             parked.link(Event::Ended);
         }
         state => {
@@ -288,12 +291,10 @@ fn serve(hosts: Vec<SocketAddr>, timeout: Duration, jobs: &Receiver<Job>, line: 
     // A handle dropped without a server lives on, and so does its session; one whose I/O thread
     // died never says so.
     let give_up = Instant::now() + 3 * timeout + CALL_LIMIT;
-    while !line.closed.load(SeqCst) && zk.close().is_err() && Instant::now() < give_up {
+    while !line.over.load(SeqCst) && zk.close().is_err() && Instant::now() < give_up {
         thread::sleep(Duration::from_millis(100));
     }
-    zk.remove_listener(listener);
-    // Its drop would close it once more and log that it cannot.
-    std::mem::forget(zk);
+    drop(zk); // closes it, if that is still to be done
 }
 
 /// Takes an error that means that nothing is to be done for success.

@@ -52,10 +52,9 @@ impl Keeper {
             for message in first.into_iter().chain(inbox.try_iter()) {
                 match message {
                     Message::Link(epoch, event) if epoch == self.work.epoch => self.feed(event),
-                    Message::Node(path, gone) => {
+                    Message::Node(path) => {
                         self.work.publisher.changed(&path);
-                        let views = self.work.views.iter_mut();
-                        views.for_each(|view| view.changed(&path, gone));
+                        self.work.views.iter_mut().for_each(|view| view.changed(&path));
                     }
                     Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
@@ -156,7 +155,7 @@ impl Work {
         let mut refused = None;
         for view in self.views.iter_mut().filter(|view| is_due(view.due)) {
             match view.refresh(client) {
-                Ok(snapshot) => shared.deliver(&view.service.full, snapshot),
+                Ok(snapshot) => shared.deliver(&view.service, snapshot),
                 Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
                 Err(failure) => return Err(failure),
             }

@@ -95,8 +95,8 @@ pub struct ZooKeeperRegistry {
 enum Message {
     /// News of the connection, and of which client's.
     Link(u64, session::Event),
-    /// News of the node at this path, and whether it is gone.
-    Node(String, bool),
+    /// News of the node at this path.
+    Node(String),
     /// Something lies on the desk.
     Desk,
     /// End, and close the session, at this time at the latest.

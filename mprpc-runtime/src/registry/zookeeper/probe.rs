@@ -28,14 +28,15 @@ pub(super) fn live_first(hosts: &[String]) -> Result<Vec<SocketAddr>, String> {
 
 /// Keeps the crate's I/O thread from dialling without pause: it tells its listener before it
 /// reconnects, and waits for it. Returns when a host serves, or when the session's time is over,
-/// so that the handle ends. `last` is what the last call returned: when, after how many failures.
+/// so that the handle ends. `last` is when this last ended, or the handle joined, and the failures then.
 pub(super) fn park(hosts: &[SocketAddr], timeout: Duration, last: (Instant, u32)) -> (Instant, u32) {
     let start = Instant::now();
     let again = start - last.0 < Duration::from_secs(3);
     let mut failures = if again { last.1 + 1 } else { 0 };
     loop {
         if failures > 0 {
-            thread::sleep(backoff(failures, random()));
+            // Short, because the session lives only if it is found again in time.
+            thread::sleep(backoff(failures.min(3), random()));
         }
         let over = start.elapsed() > timeout + Duration::from_secs(1);
         if over || hosts.iter().any(|host| serves(host).is_ok()) {

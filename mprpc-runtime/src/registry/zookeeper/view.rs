@@ -14,16 +14,18 @@ use crate::registry::{Endpoint, ServiceName, Snapshot};
 
 /// One service that somebody calls.
 pub(super) struct View {
-    pub(super) service: ServiceName,
+    pub(super) service: String,
     /// When there is something to read, if there is.
     pub(super) due: Option<Instant>,
-    instances: Directory,
-    legacy: Directory,
+    /// Instances come first: what they say counts.
+    dirs: [Directory; 2],
 }
 
 #[derive(Default)]
 struct Directory {
     path: String,
+    /// Where C++ nodes register methods, those of the service.
+    methods: Option<Vec<String>>,
     listed: bool,
     /// The entries; those that changed are to be read.
     nodes: BTreeMap<String, Option<Reading>>,
@@ -32,46 +34,47 @@ struct Directory {
 }
 
 impl View {
-    pub(super) fn new(service: ServiceName) -> Self {
-        Self {
-            due: Some(Instant::now()),
-            instances: Directory::new(nodes::instances_dir(&service)),
-            legacy: Directory::new(nodes::legacy_dir(&service)),
-            service,
-        }
+    pub(super) fn new(of: ServiceName) -> Self {
+        let (instances, legacy) = (nodes::instances_dir(&of), nodes::legacy_dir(&of));
+        let instances = Directory { path: instances, ..Directory::default() };
+        let legacy = Directory { path: legacy, methods: Some(of.methods), ..Directory::default() };
+        Self { service: of.full, due: Some(Instant::now()), dirs: [instances, legacy] }
     }
 
     /// Has everything read again.
     pub(super) fn recheck(&mut self) {
-        for dir in [&mut self.instances, &mut self.legacy] {
+        for dir in &mut self.dirs {
             dir.listed = false;
             dir.nodes.values_mut().for_each(|reading| *reading = None);
         }
         self.due = Some(Instant::now());
     }
 
-    /// Takes news of a node.
-    pub(super) fn changed(&mut self, path: &str, gone: bool) {
-        if self.instances.changed(path, gone) | self.legacy.changed(path, gone) {
-            self.due = Some(Instant::now());
+    /// Takes news of a node, in a moment, because news seldom comes alone: the end of a node is
+    /// told twice, and a process that starts has several.
+    pub(super) fn changed(&mut self, path: &str) {
+        for dir in &mut self.dirs {
+            let Some(rest) = path.strip_prefix(&dir.path) else { continue };
+            let reading = rest.strip_prefix('/').and_then(|name| dir.nodes.get_mut(name));
+            if !rest.is_empty() && reading.is_none() {
+                continue;
+            }
+            dir.listed &= !rest.is_empty();
+            reading.into_iter().for_each(|reading| *reading = None);
+            let moment = Instant::now() + Duration::from_millis(10);
+            self.due = Some(self.due.map_or(moment, |due| due.min(moment)));
         }
     }
 
     /// Reads what is not fresh and gives the whole.
     pub(super) fn refresh(&mut self, client: &Client) -> Result<Snapshot, Failure> {
         self.due = Some(Instant::now() + Duration::from_secs(1)); // unless all goes well
-        let address = |name: &String| nodes::address(name).is_some();
-        self.instances.refresh(client, address, nodes::read_instance)?;
-        let methods = &self.service.methods;
-        let ours = |name: &String| methods.is_empty() || methods.contains(name);
-        self.legacy.nodes.retain(|name, _| ours(name));
-        self.legacy.refresh(client, ours, nodes::read_legacy)?;
+        self.dirs.iter_mut().try_for_each(|dir| dir.refresh(client))?;
         self.due = None;
-
         let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
-        for endpoint in self.instances.endpoints().chain(self.legacy.endpoints()) {
+        let readings = self.dirs.iter().flat_map(|dir| dir.nodes.values().flatten());
+        for endpoint in readings.filter_map(|reading| reading.as_ref().ok()?.as_ref()) {
             let known = all.entry(endpoint.addr).or_insert_with(|| endpoint.clone());
-            // An instance, which comes first, knows better than a bare address.
             if let (Some(known), Some(more)) = (&mut known.methods, &endpoint.methods) {
                 known.extend(more.iter().cloned());
             }
@@ -81,60 +84,29 @@ impl View {
 }
 
 impl Directory {
-    fn new(path: String) -> Self {
-        Self { path, ..Self::default() }
-    }
-
-    fn endpoints(&self) -> impl Iterator<Item = &Endpoint> {
-        self.nodes.values().flatten().filter_map(|reading| reading.as_ref().ok()?.as_ref())
-    }
-
-    /// Takes news of a node; says whether it is one of this directory.
-    fn changed(&mut self, path: &str, gone: bool) -> bool {
-        let Some(rest) = path.strip_prefix(&self.path) else {
-            return false;
-        };
-        if rest.is_empty() {
-            self.listed = false;
-            return true;
-        }
-        let Some(reading) = rest.strip_prefix('/').and_then(|name| self.nodes.get_mut(name)) else {
-            return false;
-        };
-        *reading = None;
-        if gone {
-            // At once; if a successor has the name already, the list will tell.
-            self.nodes.remove(&rest[1..]);
-        }
-        true
-    }
-
-    fn refresh(
-        &mut self,
-        client: &Client,
-        wanted: impl Fn(&String) -> bool,
-        read: fn(&str, &[u8]) -> Reading,
-    ) -> Result<(), Failure> {
+    fn refresh(&mut self, client: &Client) -> Result<(), Failure> {
         if !self.listed {
             let mut names = client.list(&self.path)?;
             names.sort();
             // Rubbish must not crowd a provider out.
-            let (mut good, mut bad): (Vec<_>, Vec<_>) = names.into_iter().partition(wanted);
+            let (mut good, mut bad): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
+                let methods = self.methods.as_ref();
+                methods.map_or_else(|| nodes::address(name).is_some(), |methods| methods.contains(name))
+            });
             bad.extend(good.drain(MAX_PROVIDERS.min(good.len())..));
-            bad.truncate(MAX_NAMED);
+            bad.truncate(if self.methods.is_none() { MAX_NAMED } else { 0 });
             let mut old = std::mem::take(&mut self.nodes);
-            for name in good {
-                let reading = old.remove(&name).flatten();
-                self.nodes.insert(name, reading);
-            }
-            let no = || Some(Err("no address, or one too many"));
-            self.nodes.extend(bad.into_iter().map(|name| (name, no())));
+            let good = good.into_iter().map(|name| (old.remove(&name).flatten(), name));
+            self.nodes.extend(good.map(|(reading, name)| (name, reading)));
+            let no = Some(Err("no address, or one too many"));
+            self.nodes.extend(bad.into_iter().map(|name| (name, no.clone())));
             self.listed = true;
         }
         let stale = self.nodes.iter().filter(|(_, reading)| reading.is_none());
         for name in stale.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
             let reading = match client.read(&format!("{}/{name}", self.path)) {
-                Ok(Some(found)) => read(&name, &found.data),
+                Ok(Some(found)) if self.methods.is_some() => nodes::read_legacy(&name, &found.data),
+                Ok(Some(found)) => nodes::read_instance(&name, &found.data),
                 Err(Failure::Refused(_)) => Err("not readable"),
                 Err(failure) => return Err(failure),
                 Ok(None) => {
