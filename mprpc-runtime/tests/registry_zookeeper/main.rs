@@ -398,3 +398,21 @@ fn the_death_of_an_ensembles_leader_and_a_dead_first_host_go_unnoticed() {
     });
     eprintln!("fresh {:?} after the leader's death", kill.elapsed());
 }
+
+#[test]
+fn a_hundred_providers_come_and_go_and_each_change_is_seen_soon() {
+    let Some(server) = server() else { return };
+    let corner = Corner::of(&server);
+    let caller = corner.registry();
+    assert!(look(&caller).endpoints.is_empty());
+    let path = |n: u16| instance_path(([127, 0, 0, 1], 20_000 + n).into());
+    for n in 0..100 {
+        let text = format!("v=1\naddr=127.0.0.1:{}\nproto=mux\n", 20_000 + n);
+        corner.put(&path(n), text.as_bytes());
+        eventually(ms(2000), "seen to come", || look(&caller).endpoints.len() == usize::from(n) + 1);
+    }
+    for n in 0..100 {
+        corner.zk.delete(&path(n), None).unwrap();
+        eventually(ms(2000), "seen to go", || look(&caller).endpoints.len() == 99 - usize::from(n));
+    }
+}

@@ -244,6 +244,14 @@ impl OwnServer {
         let pid = std::fs::read_to_string(self.dir.join(format!("{member}/pid"))).expect("a pid file");
         let status = Command::new("kill").args([signal, pid.trim()]).status();
         assert!(status.expect("kill").success());
+        if signal == "-KILL" {
+            let process = format!("/proc/{}/cmdline", pid.trim());
+            let dead = || {
+                std::fs::read(&process).is_ok_and(|line| line.is_empty())
+                    || !std::path::Path::new(&process).exists()
+            };
+            eventually(ms(5000), "dead", dead);
+        }
     }
 
     pub(crate) fn member(&self, member: u16) -> String {

@@ -35,9 +35,8 @@ pub(super) struct Desk {
     changes: u64,
     tried: u64,
     settled: bool,
-    /// Why ZooKeeper cannot be asked, and why something is not published.
-    outage: Option<String>,
-    refusal: Option<String>,
+    /// Why things are not as they should be.
+    trouble: Option<String>,
     pub(super) stopped: bool,
 }
 
@@ -76,10 +75,10 @@ impl Shared {
         let known = |desk: &Desk| desk.stopped || self.known(service).is_some();
         // An outage may end in this moment, but nobody should wait long for it.
         self.wait(deadline.min(Instant::now() + Duration::from_secs(1)), known);
-        self.wait(deadline, |desk| known(desk) || desk.outage.is_some());
+        self.wait(deadline, |desk| known(desk) || desk.trouble.is_some());
         self.known(service).ok_or_else(|| {
-            let outage = self.desk().outage.clone();
-            let why = outage.unwrap_or_else(|| "ZooKeeper did not answer in time".into());
+            let trouble = self.desk().trouble.clone();
+            let why = trouble.unwrap_or_else(|| "ZooKeeper did not answer in time".into());
             Error::Registry(format!("{service} cannot be looked up: {why}"))
         })
     }
@@ -114,10 +113,9 @@ impl Shared {
     }
 
     /// The keeper's report: how far it has come, and why no further.
-    pub(super) fn report(&self, tried: u64, settled: bool, outage: Option<String>, refusal: Option<String>) {
+    pub(super) fn report(&self, tried: u64, settled: bool, trouble: Option<String>) {
         let mut desk = self.desk();
-        (desk.tried, desk.settled) = (tried, settled);
-        (desk.outage, desk.refusal) = (outage, refusal);
+        (desk.tried, desk.settled, desk.trouble) = (tried, settled, trouble);
         self.news.notify_all();
     }
 
@@ -143,13 +141,13 @@ impl Shared {
         self.wait(deadline, |desk| desk.tried >= change || desk.stopped);
         let desk = self.desk();
         let late = (desk.tried < change).then_some("ZooKeeper did not answer in time");
-        let why = desk.outage.as_deref().or(desk.refusal.as_deref()).or(late);
+        let why = desk.trouble.as_deref().or(late);
         why.map_or(Ok(()), |why| Err(Error::Registry(why.to_owned())))
     }
 
     /// Waits until the change is carried out, or cannot be in any foreseeable time.
     pub(super) fn done(&self, change: u64, deadline: Instant) {
-        let carried_out = |desk: &Desk| desk.settled || desk.outage.is_some();
+        let carried_out = |desk: &Desk| desk.settled || desk.trouble.is_some();
         self.wait(deadline, |desk| desk.stopped || desk.tried >= change && carried_out(desk));
     }
 }

@@ -104,7 +104,7 @@ impl Keeper {
             }
             Err(why) => {
                 let why = self.outage(&why);
-                self.shared.report(self.work.seen, false, Some(why), None);
+                self.shared.report(self.work.seen, false, Some(why));
                 Event::Failed
             }
         }
@@ -117,8 +117,8 @@ impl Keeper {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
                 }
                 let publisher = &self.work.publisher;
-                let (settled, trouble) = (publisher.due().is_none(), publisher.trouble());
-                self.shared.report(self.work.seen, settled, refused, trouble);
+                let (settled, trouble) = (publisher.due().is_none(), refused.or_else(|| publisher.trouble()));
+                self.shared.report(self.work.seen, settled, trouble);
                 Event::Done
             }
             Err(Failure::Late) => Event::Late,
