@@ -265,15 +265,16 @@ impl<C> ClientConnection<C> {
 
     /// Bytes arrived.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
-        if self.phase == Phase::Open {
-            self.heard = now;
-        }
         self.pinged = None;
         match (&mut self.phase, self.wire) {
             (Phase::Reset | Phase::Closed, _) => {}
             (Phase::Linger(farewell), _) => farewell.drop_bytes(bytes.len()),
-            (_, Wire::Mux) => self.receive_mux(bytes, now, sink),
+            (_, Wire::Mux) => self.receive_mux(bytes, sink),
             (_, Wire::Legacy(_)) => self.receive_legacy(bytes, sink),
+        }
+        // A peer that dribbles its Hello has not been heard.
+        if self.phase == Phase::Open {
+            self.heard = now;
         }
         self.settle();
         self.look(now);

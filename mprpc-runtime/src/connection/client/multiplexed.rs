@@ -1,7 +1,5 @@
 //! The client's side of the mux wire.
 
-use std::time::Instant;
-
 use super::{ClientConnection, Phase, Sink};
 use crate::{
     connection::{
@@ -14,14 +12,14 @@ use crate::{
 };
 
 impl<C> ClientConnection<C> {
-    pub(super) fn receive_mux(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
+    pub(super) fn receive_mux(&mut self, bytes: &[u8], sink: Sink<'_, C>) {
         let mut inbox = std::mem::take(&mut self.inbox);
         if inbox.is_empty() {
-            let used = self.parse(bytes, now, sink);
+            let used = self.parse(bytes, sink);
             inbox.push(&bytes[used..]);
         } else {
             inbox.push(bytes);
-            let used = self.parse(inbox.as_slice(), now, sink);
+            let used = self.parse(inbox.as_slice(), sink);
             inbox.consume(used);
         }
         if self.is_open() {
@@ -29,13 +27,13 @@ impl<C> ClientConnection<C> {
         }
     }
 
-    fn parse(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) -> usize {
+    fn parse(&mut self, bytes: &[u8], sink: Sink<'_, C>) -> usize {
         let mut used = 0;
         while self.is_open() {
             let dropped = self.skip.min((bytes.len() - used) as u64);
             self.skip -= dropped;
             used += dropped as usize;
-            let taken = self.frame(&bytes[used..], now, sink);
+            let taken = self.frame(&bytes[used..], sink);
             used += taken;
             if self.skip == 0 && (taken > 0 || dropped > 0) {
                 self.watch.frame_complete();
@@ -48,7 +46,7 @@ impl<C> ClientConnection<C> {
     }
 
     /// Handles the frame at the front of `bytes`. Returns its length, 0 if it is not complete.
-    fn frame(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) -> usize {
+    fn frame(&mut self, bytes: &[u8], sink: Sink<'_, C>) -> usize {
         let header = match Header::decode(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return 0,
@@ -86,7 +84,6 @@ impl<C> ClientConnection<C> {
             Some(Kind::Hello) => match Hello::decode(meta) {
                 Ok(hello) => {
                     self.peer_instance = hello.instance;
-                    self.heard = now;
                     self.opened = true;
                     self.phase = Phase::Open;
                 }

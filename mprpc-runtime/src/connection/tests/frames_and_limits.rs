@@ -286,3 +286,16 @@ fn meta_of_exactly_max_header_is_taken() {
     client.feed(&response_of(1, &meta, &wire(b"x")));
     assert_eq!(client.got(), wire(b"x"));
 }
+
+#[test]
+fn a_body_of_exactly_max_body_is_taken() {
+    let text = [1; 3997];
+    assert_eq!(wire(&text).len(), 4000);
+    let mut server = Server::mux();
+    server.feed(&request(1, "Echo", &text));
+    assert_eq!(server.reply().1.body, wire(&text));
+    let mut client = Client::mux();
+    client.start(1);
+    client.feed(&response(1, &text));
+    assert_eq!(client.got(), wire(&text));
+}

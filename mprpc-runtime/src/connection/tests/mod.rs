@@ -35,6 +35,7 @@ mod hostile;
 mod legacy_client;
 mod legacy_server;
 mod opening;
+mod posted;
 mod timers;
 
 const MS: Duration = Duration::from_millis(1);

@@ -274,6 +274,16 @@ fn a_silent_connection_is_pinged_and_given_up() {
 }
 
 #[test]
+fn silence_counts_from_hello() {
+    let mut client = Client::new(Wire::Mux);
+    client.conn.connected();
+    client.output();
+    client.advance(900 * MS);
+    client.feed(&hello());
+    assert_eq!(client.conn.next_timeout(), Some(client.now + 30 * SECOND));
+}
+
+#[test]
 fn a_response_must_be_complete_in_time() {
     let refused = raw(Kind::Response as u8, END, 2, b"", &[0; 5000]);
     for bytes in [response(1, &[1; 100]), refused] {
