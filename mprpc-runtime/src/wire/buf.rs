@@ -82,11 +82,9 @@ impl Output {
     pub fn advance(&mut self, n: usize) {
         self.sent += n;
         self.total += n as u64;
-        if self.sent == self.bytes.len() {
-            self.sent = 0;
-            self.bytes.clear();
-        } else if self.sent >= COMPACT_AT && self.sent * 2 >= self.bytes.len() {
-            // Under steady load the buffer may never be empty: it must not grow for ever.
+        // Under steady load the buffer may never be empty, and must not grow for ever. What is moved
+        // is never more than what was sent since the last time.
+        if self.sent * 2 >= self.bytes.len() {
             self.bytes.drain(..self.sent);
             self.sent = 0;
         }
@@ -129,6 +127,3 @@ impl Output {
         }
     }
 }
-
-/// Below this size a sent front is not worth moving the rest.
-const COMPACT_AT: usize = 64 * 1024;

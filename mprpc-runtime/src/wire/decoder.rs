@@ -10,7 +10,7 @@
 //!
 //! 0A and 12 are the tags with which an RpcHeader can begin.
 
-use super::{Dialect, mux, proto};
+use super::{Dialect, mux};
 
 /// The verdict on the first bytes of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,23 +41,8 @@ pub fn sniff(first: &[u8]) -> Sniff {
 /// A two-byte varint, a tag and a two-byte length; the four-byte lengths need as many with their tag.
 const MOST_NEEDED: usize = 5;
 
-/// Whether some bytes begin a wire's first frame.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Fit {
-    No,
-    Maybe,
-    Yes,
-}
-
-impl Fit {
-    fn maybe_if(possible: bool) -> Self {
-        if possible { Self::Maybe } else { Self::No }
-    }
-
-    fn yes_if(certain: bool) -> Self {
-        if certain { Self::Yes } else { Self::No }
-    }
-}
+/// Whether some bytes begin a wire's first frame; `None` if the bytes to come decide.
+type Fit = Option<bool>;
 
 fn judge(first: &[u8]) -> Sniff {
     let fits = [
@@ -69,59 +54,51 @@ fn judge(first: &[u8]) -> Sniff {
         (big_endian(first), Sniff::Legacy(Dialect::BigEndian)),
         (varint(first), Sniff::Legacy(Dialect::Varint)),
     ];
-    if let Some((_, verdict)) = fits.iter().find(|(fit, _)| *fit == Fit::Yes) {
-        return *verdict;
+    match fits.iter().find(|(fit, _)| *fit == Some(true)) {
+        Some((_, verdict)) => *verdict,
+        None if fits.iter().any(|(fit, _)| fit.is_none()) => Sniff::NeedMore,
+        None => Sniff::Unknown(looks_like(first)),
     }
-    if fits.iter().any(|(fit, _)| *fit == Fit::Maybe) {
-        return Sniff::NeedMore;
-    }
-    Sniff::Unknown(looks_like(first))
 }
 
 fn literal(first: &[u8], expected: &[u8; 4]) -> Fit {
-    match first.len() {
-        0..4 => Fit::maybe_if(expected.starts_with(first)),
-        _ => Fit::yes_if(first.starts_with(expected)),
+    if first.starts_with(expected) {
+        return Some(true);
     }
+    if expected.starts_with(first) { None } else { Some(false) }
 }
 
 fn little_endian(first: &[u8]) -> Fit {
     match *first {
-        [0, 0, ..] | [_, _, 1..=0xFF, ..] | [_, _, _, 1..=0xFF, ..] => Fit::No,
-        [_, _, _, _, tag, ..] => Fit::yes_if(is_header_tag(tag)),
-        _ => Fit::Maybe,
+        [0, 0, ..] | [_, _, 1..=0xFF, ..] | [_, _, _, 1..=0xFF, ..] => Some(false),
+        [_, _, _, _, tag, ..] => Some(is_header_tag(tag)),
+        _ => None,
     }
 }
 
 fn big_endian(first: &[u8]) -> Fit {
     match *first {
-        [1..=0xFF, ..] | [_, 1..=0xFF, ..] | [_, _, 0, 0, ..] => Fit::No,
-        [_, _, _, _, tag, ..] => Fit::yes_if(is_header_tag(tag)),
-        _ => Fit::Maybe,
+        [1..=0xFF, ..] | [_, 1..=0xFF, ..] | [_, _, 0, 0, ..] => Some(false),
+        [_, _, _, _, tag, ..] => Some(is_header_tag(tag)),
+        _ => None,
     }
 }
 
+/// The size of a header and the length of the name in it; both of one byte, or two.
 fn varint(first: &[u8]) -> Fit {
+    let two = |low: u8, high: u8| usize::from(low & 0x7F) | usize::from(high) << 7;
     let (size, rest) = match *first {
-        [0, ..] | [0x80..=0xFF, 0 | 0x80..=0xFF, ..] => return Fit::No, // zero, padded, or above 16,383
-        [b0 @ ..0x80, ref rest @ ..] => (usize::from(b0), rest),
-        [b0, b1, ref rest @ ..] => (usize::from(b0 & 0x7F) | usize::from(b1) << 7, rest),
-        _ => return Fit::Maybe,
+        [size @ 1..0x80, ref rest @ ..] => (usize::from(size), rest),
+        [low @ 0x80..=0xFF, high @ 1..0x80, ref rest @ ..] => (two(low, high), rest),
+        [0x80..=0xFF] => return None,
+        _ => return Some(false), // zero, padded, or above 16,383
     };
-    let name = match *rest {
-        [0x0A, ref name @ ..] => name,
-        [] => return Fit::Maybe,
-        _ => return Fit::No,
-    };
-    match proto::varint(name) {
-        Ok(Some((len, bytes))) => Fit::yes_if(len > 0 && 1 + bytes + len as usize <= size),
-        Ok(None) => match *name {
-            [] => Fit::Maybe,
-            // With its second byte the length will be at least 128 more than the first says.
-            [low] => Fit::maybe_if(3 + 128 + usize::from(low & 0x7F) <= size),
-            _ => Fit::No,
-        },
-        Err(_) => Fit::No,
+    match *rest {
+        [] | [0x0A] => None,
+        [0x0A, len @ 1..0x80, ..] => Some(2 + usize::from(len) <= size),
+        [0x0A, low @ 0x80..=0xFF, high @ 1..0x80, ..] => Some(3 + two(low, high) <= size),
+        [0x0A, low @ 0x80..=0xFF] if 3 + two(low, 1) <= size => None, // else no second byte makes it fit
+        _ => Some(false),
     }
 }
 

@@ -10,7 +10,7 @@ pub mod decoder;
 pub mod legacy;
 mod meta;
 pub mod mux;
-pub mod proto;
+mod proto;
 
 /// Bytes that no peer of ours would send: the connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +34,6 @@ pub enum Dialect {
     BigEndian,
     /// A protobuf varint.
     Varint,
-}
-
-/// What a decoder found at the front of the bytes it was given.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Step<T> {
-    /// Too few bytes. At least this many in total are needed before asking again makes sense.
-    Need(usize),
-    /// A value, and how many bytes it took.
-    Done(T, usize),
 }
 
 impl WireError {

@@ -20,8 +20,6 @@ pub const VERSION: u32 = 1;
 pub const END: u8 = 1;
 /// The call id of a GoAway that excludes no call yet.
 pub const EVERY_CALL: u64 = u64::MAX;
-/// The longest meta that a frame can carry.
-pub const MAX_META: usize = u16::MAX as usize;
 
 /// What a frame is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,7 +45,6 @@ pub enum Kind {
 
 impl Kind {
     /// The kind with this number; `None` for the numbers that version 1 does not know.
-    #[inline]
     pub fn from_wire(kind: u8) -> Option<Self> {
         use Kind::*;
         let kinds = [Hello, Request, Response, Cancel, Ping, Pong, GoAway, Data];
@@ -78,14 +75,11 @@ impl Header {
     /// If the magic is wrong, as soon as its first wrong byte is there.
     #[inline]
     pub fn decode(bytes: &[u8]) -> Result<Option<Self>, WireError> {
-        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else {
-            let n = bytes.len().min(MAGIC.len());
-            return if bytes[..n] == MAGIC[..n] { Ok(None) } else { Err(WRONG_MAGIC) };
-        };
-        let [m0, m1, m2, m3, kind, flags, l0, l1, b0, b1, b2, b3, call_id @ ..] = *header;
-        if [m0, m1, m2, m3] != MAGIC {
-            return Err(WRONG_MAGIC);
+        if !bytes.starts_with(&MAGIC) && !MAGIC.starts_with(bytes) {
+            return Err(WireError::new("a frame that does not begin with \"MRPC\""));
         }
+        let Some(header) = bytes.first_chunk::<HEADER_LEN>() else { return Ok(None) };
+        let [_, _, _, _, kind, flags, l0, l1, b0, b1, b2, b3, call_id @ ..] = *header;
         Ok(Some(Self {
             kind,
             flags,
@@ -120,9 +114,8 @@ impl Hello {
 /// Appends a header and the meta that `write_meta` writes; the caller appends the body and then
 /// calls [`finish_frame`] with the index that this returns.
 ///
-/// The caller has made sure that the meta is at most [`MAX_META`] bytes. In a debug build a longer
+/// The caller has made sure that the meta is at most 65,535 bytes. In a debug build a longer
 /// one panics; else its end becomes part of the body, so that the frames after it stay readable.
-#[inline]
 pub fn start_frame(
     out: &mut Vec<u8>,
     kind: Kind,
@@ -134,9 +127,9 @@ pub fn start_frame(
     let header = Header { kind: kind as u8, flags, meta_len: 0, body_len: 0, call_id };
     out.extend_from_slice(&header.encode());
     write_meta(out);
-    let len = out.len() - start - HEADER_LEN;
-    debug_assert!(len <= MAX_META, "a meta of {len} bytes does not fit in a frame");
-    let meta_len = u16::try_from(len).unwrap_or(u16::MAX);
+    let meta_len = u16::try_from(out.len() - start - HEADER_LEN);
+    debug_assert!(meta_len.is_ok(), "the meta does not fit in a frame");
+    let meta_len = meta_len.unwrap_or(u16::MAX);
     out[start + 6..start + 8].copy_from_slice(&meta_len.to_le_bytes());
     start
 }
@@ -162,5 +155,3 @@ pub fn write_control(out: &mut Vec<u8>, kind: Kind, call_id: u64, body: &[u8]) {
     out.extend_from_slice(body);
     finish_frame(out, start);
 }
-
-const WRONG_MAGIC: WireError = WireError::new("a frame that does not begin with \"MRPC\"");

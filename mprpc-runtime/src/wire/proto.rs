@@ -1,89 +1,174 @@
-//! The part of protobuf's encoding that frame headers use: varints, byte strings and tags.
+//! The part of protobuf's encoding that frame headers use, and [`message!`], the table of a header's fields.
 //!
-//! Nothing recurses and nothing allocates, so hostile bytes cost no more than their length. Groups
-//! are refused; messages in messages are byte strings to this module.
+//! Nothing recurses, and only lists allocate, so hostile bytes cost little more than their length.
+//! Groups are refused.
 
 use super::WireError;
+use Value::{Bytes, Varint};
 
-/// Reads the fields of one message in the order they come.
-#[derive(Clone, Debug)]
-pub struct Reader<'a> {
-    rest: &'a [u8],
+/// A message as a table of `number field: type`. It becomes a struct with `read` and `encode`.
+macro_rules! message {
+    ($(#[$meta:meta])* $name:ident $(<$life:lifetime>)? {
+        $($(#[$field_meta:meta])* $number:literal $field:ident: $type:ty,)*
+    }) => {
+        $(#[$meta])*
+        pub struct $name $(<$life>)? { $($(#[$field_meta])* pub $field: $type,)* }
+
+        impl<$($life)?> $name $(<$life>)? {
+            /// Reads the fields in the order they come; unknown ones are ignored.
+            #[inline]
+            fn read(mut bytes: &$($life)? [u8]) -> Result<Self, WireError> {
+                let mut message = Self::default();
+                while let Some((number, value)) = proto::next_field(&mut bytes)? {
+                    match number {
+                        $($number => proto::Field::read(&mut message.$field, value)?,)*
+                        _ => {}
+                    }
+                }
+                Ok(message)
+            }
+
+            /// Appends the fields that are not at their defaults, in the order of their numbers.
+            #[inline]
+            pub fn encode(&self, out: &mut Vec<u8>) {
+                $(proto::Field::write(&self.$field, $number, out);)*
+            }
+        }
+    };
 }
+pub(super) use message;
 
 /// The value of a field, as far as its wire type tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value<'a> {
+pub(super) enum Value<'a> {
     /// Integers, booleans and enums.
     Varint(u64),
     /// Strings, byte strings, messages and packed lists.
     Bytes(&'a [u8]),
-    /// Four or eight bytes that no header of ours uses.
-    Fixed,
 }
 
-impl<'a> Reader<'a> {
-    /// Reads `message`, which ends where the slice ends.
-    pub fn new(message: &'a [u8]) -> Self {
-        Self { rest: message }
-    }
+/// A type of field. Reading ignores a value of another wire type, as protobuf does.
+pub(super) trait Field<'a> {
+    fn read(&mut self, value: Value<'a>) -> Result<(), WireError>;
+    fn write(&self, number: u32, out: &mut Vec<u8>);
+}
 
-    /// The next field's number and value; `None` at the end.
-    ///
-    /// A caller ignores numbers it does not know, and known ones with another wire type, as
-    /// protobuf does.
-    ///
-    /// # Errors
-    ///
-    /// If the message ends inside a field, a tag is illegal (number 0, above 32 bits, or a group), or
-    /// a varint does not fit in 64 bits.
-    #[inline]
-    pub fn next_field(&mut self) -> Result<Option<(u32, Value<'a>)>, WireError> {
-        if self.rest.is_empty() {
-            return Ok(None);
-        }
-        let tag = u32::try_from(self.varint()?).map_err(|_| ILLEGAL_TAG)?;
-        let value = match (tag >> 3, tag & 7) {
-            (0, _) => return Err(ILLEGAL_TAG),
-            (_, 0) => Value::Varint(self.varint()?),
-            (_, 1) => self.bytes(8).map(|_| Value::Fixed)?,
-            (_, 2) => {
-                let len = self.varint()?;
-                Value::Bytes(self.bytes(len)?)
+/// A type with one value. As in proto3, the default is not sent.
+macro_rules! single {
+    ($type:ty, $value:pat => $read:expr, $this:ident => $write:expr) => {
+        impl<'a> Field<'a> for $type {
+            #[inline]
+            fn read(&mut self, value: Value<'a>) -> Result<(), WireError> {
+                if let $value = value {
+                    *self = $read;
+                }
+                Ok(())
             }
-            (_, 5) => self.bytes(4).map(|_| Value::Fixed)?,
-            _ => return Err(ILLEGAL_TAG),
-        };
-        Ok(Some((tag >> 3, value)))
-    }
 
-    /// The next varint of a packed list; `None` at the end.
-    ///
-    /// # Errors
-    ///
-    /// As `next_field`.
-    #[inline]
-    pub fn next_packed(&mut self) -> Result<Option<u64>, WireError> {
-        if self.rest.is_empty() {
-            return Ok(None);
+            #[inline]
+            fn write(&self, number: u32, out: &mut Vec<u8>) {
+                let $this = *self;
+                if $this != Self::default() {
+                    put(out, number, $write);
+                }
+            }
         }
-        self.varint().map(Some)
+    };
+}
+single!(bool, Varint(v) => v != 0, this => Varint(this.into()));
+single!(u32, Varint(v) => v as Self, this => Varint(this.into()));
+single!(u64, Varint(v) => v, this => Varint(this));
+single!(Option<u64>, Varint(v) => Some(v), this => Varint(this.unwrap_or_default()));
+single!(&'a [u8], Bytes(bytes) => bytes, this => Bytes(this));
+single!(&'a str, Bytes(bytes) => str::from_utf8(bytes).map_err(|_| NOT_UTF8)?, this => Bytes(this.as_bytes()));
+
+/// `repeated uint32`: written packed, read in either form.
+impl Field<'_> for Vec<u32> {
+    fn read(&mut self, value: Value<'_>) -> Result<(), WireError> {
+        match value {
+            Varint(v) => self.push(v as u32),
+            Bytes(mut packed) => {
+                while !packed.is_empty() {
+                    self.push(take_varint(&mut packed)? as u32);
+                }
+            }
+        }
+        Ok(())
     }
 
-    #[inline]
-    fn varint(&mut self) -> Result<u64, WireError> {
-        let (value, len) = varint(self.rest)?.ok_or(TRUNCATED)?;
-        self.rest = &self.rest[len..];
-        Ok(value)
+    fn write(&self, number: u32, out: &mut Vec<u8>) {
+        if !self.is_empty() {
+            put_len(out, number, self.iter().map(|&v| varint_len(v.into())).sum());
+            self.iter().for_each(|&v| put_varint(out, v.into()));
+        }
+    }
+}
+
+/// `map<string, bytes>`. As protobuf's own writers do, an entry states key and value even if empty.
+impl<'a> Field<'a> for Vec<(&'a str, &'a [u8])> {
+    fn read(&mut self, value: Value<'a>) -> Result<(), WireError> {
+        let Bytes(mut entry) = value else { return Ok(()) };
+        let (mut key, mut content) = ("", [].as_slice());
+        while let Some((number, value)) = next_field(&mut entry)? {
+            match number {
+                1 => key.read(value)?,
+                2 => content.read(value)?,
+                _ => {}
+            }
+        }
+        self.push((key, content));
+        Ok(())
     }
 
-    #[inline]
-    fn bytes(&mut self, len: u64) -> Result<&'a [u8], WireError> {
-        let len = usize::try_from(len).map_err(|_| TRUNCATED)?;
-        let (bytes, rest) = self.rest.split_at_checked(len).ok_or(TRUNCATED)?;
-        self.rest = rest;
-        Ok(bytes)
+    fn write(&self, number: u32, out: &mut Vec<u8>) {
+        for (key, value) in self {
+            let len_of = |bytes: &[u8]| 1 + varint_len(bytes.len() as u64) + bytes.len();
+            put_len(out, number, len_of(key.as_bytes()) + len_of(value));
+            put(out, 1, Bytes(key.as_bytes()));
+            put(out, 2, Bytes(value));
+        }
     }
+}
+
+/// Takes the next field's number and value; `None` at the end. Values of fixed size are skipped: no
+/// header has one.
+///
+/// # Errors
+///
+/// If the message ends inside a field, a tag is illegal (number 0, above 32 bits, or a group), or
+/// a varint does not fit in 64 bits.
+#[inline]
+pub(super) fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Value<'a>)>, WireError> {
+    while !rest.is_empty() {
+        let tag = u32::try_from(take_varint(rest)?).map_err(|_| ILLEGAL_TAG)?;
+        let number = tag >> 3;
+        match tag & 7 {
+            _ if number == 0 => return Err(ILLEGAL_TAG),
+            0 => return Ok(Some((number, Varint(take_varint(rest)?)))),
+            1 => _ = take(rest, 8)?,
+            2 => {
+                let len = take_varint(rest)?;
+                return Ok(Some((number, Bytes(take(rest, len)?))));
+            }
+            5 => _ = take(rest, 4)?,
+            _ => return Err(ILLEGAL_TAG),
+        }
+    }
+    Ok(None)
+}
+
+#[inline]
+fn take_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
+    let (value, len) = varint(rest)?.ok_or(TRUNCATED)?;
+    *rest = &rest[len..];
+    Ok(value)
+}
+
+fn take<'a>(rest: &mut &'a [u8], len: u64) -> Result<&'a [u8], WireError> {
+    let len = usize::try_from(len).map_err(|_| TRUNCATED)?;
+    let (bytes, behind) = rest.split_at_checked(len).ok_or(TRUNCATED)?;
+    *rest = behind;
+    Ok(bytes)
 }
 
 /// The varint at the front of `bytes` and its length; `None` if it is not complete.
@@ -94,7 +179,7 @@ impl<'a> Reader<'a> {
 ///
 /// If it is longer than ten bytes or does not fit in 64 bits.
 #[inline]
-pub fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
+pub(super) fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     let mut value = 0;
     for (i, &byte) in bytes.iter().take(10).enumerate() {
         if i == 9 && byte > 1 {
@@ -108,80 +193,39 @@ pub fn varint(bytes: &[u8]) -> Result<Option<(u64, usize)>, WireError> {
     Ok(None)
 }
 
-/// A `string` field's text.
-///
-/// # Errors
-///
-/// If it is not UTF-8.
-#[inline]
-pub fn text(bytes: &[u8]) -> Result<&str, WireError> {
-    std::str::from_utf8(bytes).map_err(|_| NOT_UTF8)
-}
-
-/// Where fields are written: a buffer, or a `usize` that only counts their bytes.
-pub trait Sink {
-    /// Appends, or counts, `bytes`.
-    fn put(&mut self, bytes: &[u8]);
-}
-
-impl Sink for Vec<u8> {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        self.extend_from_slice(bytes);
-    }
-}
-
-impl Sink for usize {
-    #[inline]
-    fn put(&mut self, bytes: &[u8]) {
-        *self += bytes.len();
-    }
-}
-
 /// Writes a varint.
 #[inline]
-pub fn put_varint(out: &mut impl Sink, mut value: u64) {
+pub(super) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
-        out.put(&[value as u8 | 0x80]);
+        out.push(value as u8 | 0x80);
         value >>= 7;
     }
-    out.put(&[value as u8]);
+    out.push(value as u8);
 }
 
-/// Writes an integer field unless it is 0, which proto3 does not send.
+fn varint_len(value: u64) -> usize {
+    (u64::BITS - (value | 1).leading_zeros()).div_ceil(7) as usize
+}
+
+/// Writes a field, the default, too.
 #[inline]
-pub fn put_uint(out: &mut impl Sink, field: u32, value: u64) {
-    if value != 0 {
-        put_uint_always(out, field, value);
+fn put(out: &mut Vec<u8>, number: u32, value: Value<'_>) {
+    match value {
+        Varint(v) => {
+            put_varint(out, u64::from(number << 3));
+            put_varint(out, v);
+        }
+        Bytes(bytes) => {
+            put_len(out, number, bytes.len());
+            out.extend_from_slice(bytes);
+        }
     }
 }
 
-/// Writes an integer field, 0 too.
+/// Writes the front of a field of `len` bytes.
 #[inline]
-pub fn put_uint_always(out: &mut impl Sink, field: u32, value: u64) {
-    put_varint(out, u64::from(field << 3));
-    put_varint(out, value);
-}
-
-/// Writes a byte string field unless it is empty, which proto3 does not send.
-#[inline]
-pub fn put_bytes(out: &mut impl Sink, field: u32, bytes: &[u8]) {
-    if !bytes.is_empty() {
-        put_bytes_always(out, field, bytes);
-    }
-}
-
-/// Writes a byte string field, an empty one too.
-#[inline]
-pub fn put_bytes_always(out: &mut impl Sink, field: u32, bytes: &[u8]) {
-    put_len(out, field, bytes.len());
-    out.put(bytes);
-}
-
-/// Writes the tag and length of a byte string field; the caller writes its `len` bytes.
-#[inline]
-pub fn put_len(out: &mut impl Sink, field: u32, len: usize) {
-    put_varint(out, u64::from(field << 3 | 2));
+fn put_len(out: &mut Vec<u8>, number: u32, len: usize) {
+    put_varint(out, u64::from(number << 3 | 2));
     put_varint(out, len as u64);
 }
 
@@ -200,9 +244,6 @@ mod tests {
             for value in [1u64 << shift, (1 << shift) - 1, u64::MAX >> shift] {
                 let mut out = Vec::new();
                 put_varint(&mut out, value);
-                let mut counted = 0;
-                put_varint(&mut counted, value);
-                assert_eq!(out.len(), counted);
                 assert_eq!(varint(&out), Ok(Some((value, out.len()))));
                 for cut in 0..out.len() {
                     assert_eq!(varint(&out[..cut]), Ok(None));
@@ -224,20 +265,18 @@ mod tests {
 
     #[test]
     fn fixed_values_are_skipped_and_groups_refused() {
-        let mut reader = Reader::new(&[0x09, 1, 2, 3, 4, 5, 6, 7, 8, 0x15, 1, 2, 3, 4, 0x18, 7]);
-        assert_eq!(reader.next_field(), Ok(Some((1, Value::Fixed))));
-        assert_eq!(reader.next_field(), Ok(Some((2, Value::Fixed))));
-        assert_eq!(reader.next_field(), Ok(Some((3, Value::Varint(7)))));
-        assert_eq!(reader.next_field(), Ok(None));
+        let mut rest = [0x09, 1, 2, 3, 4, 5, 6, 7, 8, 0x15, 1, 2, 3, 4, 0x18, 7].as_slice();
+        assert_eq!(next_field(&mut rest), Ok(Some((3, Varint(7)))));
+        assert_eq!(next_field(&mut rest), Ok(None));
         for tag in [0x0B, 0x0C, 0x0E, 0x0F, 0x00, 0x02] {
-            assert_eq!(Reader::new(&[tag, 0]).next_field(), Err(ILLEGAL_TAG), "{tag}");
+            assert_eq!(next_field(&mut [tag, 0].as_slice()), Err(ILLEGAL_TAG), "{tag}");
         }
     }
 
     #[test]
     fn a_length_beyond_the_message_is_refused() {
-        assert_eq!(Reader::new(&[0x0A, 2, 0]).next_field(), Err(TRUNCATED));
+        assert_eq!(next_field(&mut [0x0A, 2, 0].as_slice()), Err(TRUNCATED));
         let huge = [0x0A, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 0xFF, 1];
-        assert_eq!(Reader::new(&huge).next_field(), Err(TRUNCATED));
+        assert_eq!(next_field(&mut huge.as_slice()), Err(TRUNCATED));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{Phase, ServerConnection, parse::Progress};
 use crate::{
     connection::{Body, Incoming, Metadata, Ticket},
-    wire::{Dialect, Step, Wire, legacy},
+    wire::{Dialect, Wire, legacy},
 };
 
 impl ServerConnection {
@@ -14,8 +14,8 @@ impl ServerConnection {
             return Progress::Blocked;
         }
         let (head, used) = match legacy::decode_head(dialect, bytes, self.settings.max_header as usize) {
-            Ok(Step::Need(_)) => return Progress::Wait,
-            Ok(Step::Done(head, used)) => (head, used),
+            Ok(None) => return Progress::Wait,
+            Ok(Some(found)) => found,
             Err(error) => {
                 self.reset(error.0);
                 return Progress::Used(0);
