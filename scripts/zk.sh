@@ -75,7 +75,8 @@ launch() {
             echo "$n" >"$home/data/myid"
         fi
     } >"$home/zoo.cfg"
-    setsid nohup java -Xmx200m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -cp "$home:$jar" \
+    setsid nohup java -Xmx200m -XX:+UseSerialGC -XX:TieredStopAtLevel=1 \
+        -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$home:$jar:${jar%/*}/slf4j-simple.jar" \
         org.apache.zookeeper.server.quorum.QuorumPeerMain "$home/zoo.cfg" >>"$home/log" 2>&1 </dev/null &
     echo $! >"$home/pid"
 }
@@ -96,7 +97,7 @@ start() {
     for n in $(seq "$of"); do
         for i in $(seq 300); do
             answers $((port + n - 1)) && break
-            pid_of "$n" >/dev/null || { tail -n 5 "$dir/$n/log" >&2; fail "server $n ended; see $dir/$n/log"; }
+            pid_of "$n" >/dev/null || { grep -E 'Exception|ERROR' "$dir/$n/log" | tail -n 3 >&2; fail "server $n ended; see $dir/$n/log"; }
             [ "$i" -lt 300 ] || fail "server $n does not answer on port $((port + n - 1)); see $dir/$n/log"
             sleep 0.1
         done
