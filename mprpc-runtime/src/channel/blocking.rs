@@ -156,11 +156,8 @@ impl Blocking {
         let read = self.be_patient(wait).and_then(|()| self.read(ending));
         let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
         match read {
-            // The token's hook ended the reading. A FIN alone would tell the server too late.
-            Ok(0) if cancelled() => {
-                self.conn.cancel(TAG, sink);
-                self.conn.eof(sink);
-            }
+            // The token's hook ended the reading. Writing still works, so the server is told.
+            Ok(0) if cancelled() => self.conn.cancel(TAG, sink),
             Ok(0) => self.conn.eof(sink),
             Ok(_) => {}
             Err(error) if is_timeout(&error) => {}
@@ -193,8 +190,9 @@ impl Blocking {
                     }
                 }
                 Err(error) => {
-                    // The peer may have said why before it closed.
-                    self.take_buffered(ending);
+                    // The peer may have answered, or said why, before it closed. The failed write
+                    // took the socket's error, so that the end looks like a FIN here: it is none.
+                    let _ = self.take_buffered(ending);
                     let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
                     return self.conn.lost(&error, sink);
                 }
@@ -206,33 +204,27 @@ impl Blocking {
     fn is_alive(&mut self) -> bool {
         let mut nobody = Nothing::default();
         let mut ending = Ending { response: &mut nobody, result: None };
-        if self.take_buffered(&mut ending) {
-            self.flush(&mut ending);
-        }
-        self.conn.is_idle()
+        let alive = self.take_buffered(&mut ending).is_ok();
+        self.flush(&mut ending);
+        alive && self.conn.is_idle()
     }
 
-    /// Hands over what lies in the socket, without waiting. Returns whether there was anything.
-    fn take_buffered(&mut self, ending: &mut Ending<'_>) -> bool {
+    /// Hands over what lies in the socket, without waiting. The end of the stream is an error here.
+    fn take_buffered(&mut self, ending: &mut Ending<'_>) -> io::Result<()> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ_SIZE, 0);
-            for rounds in 0.. {
-                let got = recv(&self.stream, &mut buffer[..], RecvFlags::DONTWAIT);
-                let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
-                match got {
-                    Ok((_, 0)) => self.conn.eof(sink),
-                    Ok((_, n)) if rounds < MAX_ROUNDS => {
+            for _ in 0..MAX_ROUNDS {
+                match recv(&self.stream, &mut buffer[..], RecvFlags::DONTWAIT).map_err(io::Error::from) {
+                    Ok((_, 0)) => return Err(ErrorKind::UnexpectedEof.into()),
+                    Ok((_, n)) => {
+                        let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
                         self.conn.receive(&buffer[..n], Instant::now(), sink);
-                        continue;
                     }
-                    Err(error) if io::Error::from(error).kind() == ErrorKind::WouldBlock => {
-                        return rounds > 0;
-                    }
-                    Ok(_) | Err(_) => self.conn.eof(sink),
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                    Err(error) => return Err(error),
                 }
-                return true;
             }
-            true
+            Err(io::Error::other("the peer talks on and on"))
         })
     }
 
