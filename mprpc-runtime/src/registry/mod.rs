@@ -61,11 +61,13 @@ pub struct Snapshot {
 /// A place to publish and to look up. Implementations: `direct` (the configuration file) and `zookeeper`.
 pub trait Registry: Send + Sync {
     /// Publishes and keeps published, through outages, until `withdraw`. Returns when the first
-    /// attempt is made or given to the background; a registry that cannot be reached is no error
-    /// unless the configuration requires it.
+    /// attempt is made, or after some seconds; what fails is tried again. The address must answer by
+    /// then: it is dialled before it is published. Another publication of the same address replaces
+    /// the first, such as for another weight.
     ///
     /// # Errors
-    /// Another process holds the address, or the registry is required and cannot be reached.
+    /// A name or an address that cannot be published; and, if the registry is required, an attempt
+    /// that failed, such as because another process holds the address.
     fn publish(&self, publication: Publication) -> Result<(), Error>;
 
     /// Tells callers that this process takes no new calls. Returns at `deadline` at the latest.

@@ -156,7 +156,13 @@ impl Work {
         for view in self.views.iter_mut().filter(|view| is_due(view.due)) {
             match view.refresh(client) {
                 Ok(snapshot) => shared.deliver(&view.service, snapshot),
-                Err(Failure::Refused(error)) => refused = Some(format!("ZooKeeper: {error:?}")),
+                Err(Failure::Refused(error)) => {
+                    // The next audit tries again: more often, the session would be too busy to ping.
+                    view.due = None;
+                    let why = format!("{} cannot be read from ZooKeeper: {error:?}", view.service);
+                    log::warn!("{why}");
+                    refused = Some(why);
+                }
                 Err(failure) => return Err(failure),
             }
         }

@@ -11,7 +11,7 @@ use super::{
     claim::{Answer, Claim, Role, Verdict},
     client::{Client, Failure},
     desk::Wanted,
-    dial, random,
+    dial, nodes, random,
 };
 
 /// All nodes of this process, by path.
@@ -84,20 +84,17 @@ impl Publisher {
             let Some(mut node) = self.nodes.remove(&path) else {
                 continue;
             };
-            let lost = match self.ensure(&path, &mut node, client, session) {
+            let outcome = self.ensure(&path, &mut node, client, session);
+            match outcome {
                 Ok(None) if role <= Role::OldInstance => continue,
-                Ok(due) => {
-                    node.due = due;
-                    None
-                }
-                Err(Failure::Refused(error)) => {
-                    node.due = node.refused(&path, &format!("{error:?}"));
-                    None
-                }
-                Err(failure) => Some(failure),
-            };
+                Ok(due) => node.due = due,
+                Err(Failure::Refused(error)) => node.due = node.refused(&path, &format!("{error:?}")),
+                Err(Failure::Lost | Failure::Late) => {}
+            }
             self.nodes.insert(path, node);
-            lost.map_or(Ok(()), Err)?;
+            if let Err(failure @ (Failure::Lost | Failure::Late)) = outcome {
+                return Err(failure);
+            }
         }
         Ok(())
     }
@@ -126,7 +123,9 @@ impl Publisher {
             let data = Some(&*node.claim.data);
             match node.claim.judge(found.as_ref(), session, answer) {
                 Verdict::Leave if role == Role::Instance => {
-                    return Ok(node.refused(path, "another process holds it: do two advertise one address?"));
+                    let who = found.and_then(|found| nodes::instance_addr(&found.data)).unwrap_or(addr);
+                    let why = format!("the process at {who} holds it: do two `advertise` one address?");
+                    return Ok(node.refused(path, &why));
                 }
                 Verdict::Keep | Verdict::Leave => {
                     (node.paused, node.failures, node.trouble) = (false, 0, None);

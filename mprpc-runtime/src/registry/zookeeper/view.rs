@@ -68,7 +68,6 @@ impl View {
 
     /// Reads what is not fresh and gives the whole.
     pub(super) fn refresh(&mut self, client: &Client) -> Result<Snapshot, Failure> {
-        self.due = Some(Instant::now() + Duration::from_secs(1)); // unless all goes well
         self.dirs.iter_mut().try_for_each(|dir| dir.refresh(client))?;
         self.due = None;
         let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
