@@ -33,7 +33,7 @@ pub enum Ran {
 }
 
 /// One failed call, with what a person needs to find out why.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct CallError {
     /// What went wrong.
@@ -146,11 +146,5 @@ impl fmt::Display for CallError {
             f.write_str(", did not run")?;
         }
         write!(f, ": {}", self.status.message())
-    }
-}
-
-impl fmt::Debug for CallError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
     }
 }

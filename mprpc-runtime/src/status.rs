@@ -2,34 +2,44 @@
 
 use std::fmt;
 
-/// Why a call ended. Numbers and names are gRPC's, so people and tools know them already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[allow(missing_docs, reason = "the names are gRPC's and say what they mean")]
-pub enum Code {
-    Ok = 0,
-    Cancelled = 1,
-    Unknown = 2,
-    InvalidArgument = 3,
-    DeadlineExceeded = 4,
-    NotFound = 5,
-    AlreadyExists = 6,
-    PermissionDenied = 7,
-    ResourceExhausted = 8,
-    FailedPrecondition = 9,
-    Aborted = 10,
-    OutOfRange = 11,
-    Unimplemented = 12,
-    Internal = 13,
-    Unavailable = 14,
-    DataLoss = 15,
-    Unauthenticated = 16,
+/// `Variant = number, "NAME";` for each code.
+macro_rules! codes {
+    ($($variant:ident = $number:literal, $name:literal;)*) => {
+        /// Why a call ended. Numbers and names are gRPC's, so people and tools know them already.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        #[allow(missing_docs, reason = "the names are gRPC's and say what they mean")]
+        pub enum Code { $($variant = $number),* }
+
+        /// Every code with its name; a code's number is its index.
+        const CODES: &[(Code, &str)] = &[$((Code::$variant, $name)),*];
+    };
+}
+
+codes! {
+    Ok = 0, "OK";
+    Cancelled = 1, "CANCELLED";
+    Unknown = 2, "UNKNOWN";
+    InvalidArgument = 3, "INVALID_ARGUMENT";
+    DeadlineExceeded = 4, "DEADLINE_EXCEEDED";
+    NotFound = 5, "NOT_FOUND";
+    AlreadyExists = 6, "ALREADY_EXISTS";
+    PermissionDenied = 7, "PERMISSION_DENIED";
+    ResourceExhausted = 8, "RESOURCE_EXHAUSTED";
+    FailedPrecondition = 9, "FAILED_PRECONDITION";
+    Aborted = 10, "ABORTED";
+    OutOfRange = 11, "OUT_OF_RANGE";
+    Unimplemented = 12, "UNIMPLEMENTED";
+    Internal = 13, "INTERNAL";
+    Unavailable = 14, "UNAVAILABLE";
+    DataLoss = 15, "DATA_LOSS";
+    Unauthenticated = 16, "UNAUTHENTICATED";
 }
 
 impl Code {
     /// The code with this number on the wire. A number from a newer peer reads as `Unknown`.
     pub fn from_wire(number: u32) -> Self {
-        ALL.get(number as usize).copied().unwrap_or(Self::Unknown)
+        CODES.get(number as usize).map_or(Self::Unknown, |(code, _)| *code)
     }
 
     /// The number on the wire.
@@ -39,25 +49,7 @@ impl Code {
 
     /// The name as people write it, such as `DEADLINE_EXCEEDED`.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Ok => "OK",
-            Self::Cancelled => "CANCELLED",
-            Self::Unknown => "UNKNOWN",
-            Self::InvalidArgument => "INVALID_ARGUMENT",
-            Self::DeadlineExceeded => "DEADLINE_EXCEEDED",
-            Self::NotFound => "NOT_FOUND",
-            Self::AlreadyExists => "ALREADY_EXISTS",
-            Self::PermissionDenied => "PERMISSION_DENIED",
-            Self::ResourceExhausted => "RESOURCE_EXHAUSTED",
-            Self::FailedPrecondition => "FAILED_PRECONDITION",
-            Self::Aborted => "ABORTED",
-            Self::OutOfRange => "OUT_OF_RANGE",
-            Self::Unimplemented => "UNIMPLEMENTED",
-            Self::Internal => "INTERNAL",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::DataLoss => "DATA_LOSS",
-            Self::Unauthenticated => "UNAUTHENTICATED",
-        }
+        CODES[self as usize].1
     }
 }
 
@@ -166,34 +158,14 @@ impl fmt::Display for Status {
 
 impl std::error::Error for Status {}
 
-const ALL: [Code; 17] = [
-    Code::Ok,
-    Code::Cancelled,
-    Code::Unknown,
-    Code::InvalidArgument,
-    Code::DeadlineExceeded,
-    Code::NotFound,
-    Code::AlreadyExists,
-    Code::PermissionDenied,
-    Code::ResourceExhausted,
-    Code::FailedPrecondition,
-    Code::Aborted,
-    Code::OutOfRange,
-    Code::Unimplemented,
-    Code::Internal,
-    Code::Unavailable,
-    Code::DataLoss,
-    Code::Unauthenticated,
-];
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn every_code_survives_the_wire() {
-        for code in ALL {
-            assert_eq!(Code::from_wire(code.to_wire()), code);
+        for &(code, name) in CODES {
+            assert_eq!((Code::from_wire(code.to_wire()), code.name()), (code, name));
         }
         assert_eq!(Code::from_wire(99), Code::Unknown);
     }
