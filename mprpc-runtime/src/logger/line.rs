@@ -42,15 +42,11 @@ pub(super) fn day_and_ms(time: SystemTime) -> (u64, u64) {
 pub(super) fn push(out: &mut String, ms: u64, text: &str) {
     let (s, ms) = (ms / 1000, ms % 1000);
     let _ = write!(out, "{:02}:{:02}:{:02}.{ms:03} ", s / 3600, s / 60 % 60, s % 60);
-    if text.bytes().all(|b| (b' '..0x7f).contains(&b)) {
-        out.push_str(text);
-    } else {
-        for c in text.chars() {
-            match c {
-                '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => out.extend(c.escape_default()),
-                _ if c.is_control() => out.extend(c.escape_default()),
-                _ => out.push(c),
-            }
+    for c in text.chars() {
+        if c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
         }
     }
     out.push('\n');

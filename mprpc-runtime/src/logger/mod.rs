@@ -8,10 +8,10 @@ mod line;
 mod writer;
 
 use std::{
-    panic,
+    mem, panic,
     path::PathBuf,
     sync::{
-        Arc, OnceLock, PoisonError, RwLock,
+        Arc, LazyLock, Mutex, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     thread,
@@ -43,9 +43,7 @@ pub struct Logger;
 /// Keeps the logger running. The drop of the last one writes what is queued, waiting 2 s at most.
 #[derive(Debug)]
 #[must_use = "the logger ends when the guard is dropped"]
-pub struct LoggerGuard {
-    ours: bool,
-}
+pub struct LoggerGuard(());
 
 /// What goes through the queue.
 enum Item {
@@ -61,10 +59,8 @@ struct Running {
     ended: Receiver<()>,
     lost: Arc<AtomicU64>,
     guards: usize,
-    started: Instant,
-    /// When the ZooKeeper client may log next, in milliseconds after `started`.
-    zookeeper_next: AtomicU64,
-    zookeeper_suppressed: AtomicU64,
+    /// When the ZooKeeper client may log next, and how many records of it were left out since it did.
+    zookeeper: Mutex<(Instant, u64)>,
 }
 
 /// What the `log` facade knows. It forwards to the logger that runs now, if any.
@@ -81,13 +77,12 @@ impl Logger {
     /// # Errors
     /// [`Error::Config`] for an unknown level, [`Error::Io`] if the thread cannot be started.
     pub fn start(options: LoggerOptions) -> Result<LoggerGuard, Error> {
-        static OURS: OnceLock<bool> = OnceLock::new();
+        static OURS: LazyLock<bool> =
+            LazyLock::new(|| log::set_logger(&Facade).map(|()| flush_on_panic()).is_ok());
         let want = "want off, error, warn, info, debug or trace";
         let wrong = |_| Error::Config(format!("log_level = {:?}: {want}", options.level));
         let level: LevelFilter = options.level.parse().map_err(wrong)?;
-        let first = || log::set_logger(&Facade).map(|()| flush_on_panic()).is_ok();
-        let ours = *OURS.get_or_init(first);
-        if ours {
+        if *OURS {
             let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
             match &mut *current {
                 Some(running) => running.guards += 1,
@@ -97,32 +92,26 @@ impl Logger {
                 }
             }
         }
-        Ok(LoggerGuard { ours })
+        Ok(LoggerGuard(()))
     }
 }
 
 impl Drop for LoggerGuard {
     fn drop(&mut self) {
-        if !self.ours {
-            return;
-        }
         let mut current = CURRENT.write().unwrap_or_else(PoisonError::into_inner);
-        let Some(running) = &mut *current else { return };
-        running.guards -= 1;
-        if running.guards > 0 {
-            return;
-        }
+        let last = current.take_if(|running| {
+            running.guards -= 1;
+            running.guards == 0
+        });
+        let Some(Running { queue, ended, zookeeper, .. }) = last else { return };
         log::set_max_level(LevelFilter::Off);
-        let running = current.take();
         drop(current);
-        if let Some(running) = running {
-            if let n @ 1.. = running.zookeeper_suppressed.into_inner() {
-                let text = format!("WARN zookeeper: {n} more suppressed");
-                let _ = running.queue.try_send(Item::Record(SystemTime::now(), text));
-            }
-            drop(running.queue); // the thread writes what is in it, then ends
-            let _ = running.ended.recv_timeout(FLUSH_LIMIT);
+        if let (_, n @ 1..) = zookeeper.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let text = format!("WARN zookeeper: {n} more suppressed");
+            let _ = queue.try_send(Item::Record(SystemTime::now(), text));
         }
+        drop(queue); // the thread writes what is in it, then ends
+        let _ = ended.recv_timeout(FLUSH_LIMIT);
     }
 }
 
@@ -138,26 +127,20 @@ impl Running {
         };
         let thread = thread::Builder::new().name(THREAD.into()).spawn(run);
         thread.map_err(|e| Error::Io("the log thread cannot be started".into(), e))?;
-        Ok(Self {
-            queue,
-            ended,
-            lost,
-            guards: 1,
-            started: Instant::now(),
-            zookeeper_next: AtomicU64::new(0),
-            zookeeper_suppressed: AtomicU64::new(0),
-        })
+        Ok(Self { queue, ended, lost, guards: 1, zookeeper: Mutex::new((Instant::now(), 0)) })
     }
 
     /// Whether a record of the ZooKeeper client may pass, and how many did not since the last one.
     fn zookeeper_turn(&self) -> Option<u64> {
-        let now = self.started.elapsed().as_millis() as u64;
-        let turn = |next| (now >= next).then_some(now + ZOOKEEPER_PAUSE_MS);
-        if self.zookeeper_next.fetch_update(Relaxed, Relaxed, turn).is_ok() {
-            return Some(self.zookeeper_suppressed.swap(0, Relaxed));
+        let mut limit = self.zookeeper.lock().unwrap_or_else(PoisonError::into_inner);
+        let (next, suppressed) = &mut *limit;
+        let now = Instant::now();
+        if now < *next {
+            *suppressed += 1;
+            return None;
         }
-        self.zookeeper_suppressed.fetch_add(1, Relaxed);
-        None
+        *next = now + ZOOKEEPER_PAUSE;
+        Some(mem::take(suppressed))
     }
 }
 
@@ -177,10 +160,9 @@ impl Log for Facade {
         let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
         let Some(running) = &*current else { return };
         if is_zookeeper(record.target()) {
-            match running.zookeeper_turn() {
-                None => return,
-                Some(0) => {}
-                Some(n) => text.push_str(&format!(" ({n} more suppressed)")),
+            let Some(suppressed) = running.zookeeper_turn() else { return };
+            if suppressed > 0 {
+                text += &format!(" ({suppressed} more suppressed)");
             }
         }
         if running.queue.try_send(Item::Record(time, text)).is_err() {
@@ -196,14 +178,11 @@ impl Log for Facade {
 /// Returns when all that was logged before is in the file, or after `limit`.
 fn flush(limit: Duration) {
     let deadline = Instant::now() + limit;
-    let queue = {
-        let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
-        current.as_ref().map(|running| running.queue.clone())
-    };
+    let current = CURRENT.read().unwrap_or_else(PoisonError::into_inner);
+    let queue = current.as_ref().map(|running| running.queue.clone());
+    drop(current);
     let (done, written) = bounded(1);
-    if let Some(queue) = queue
-        && queue.send_deadline(Item::Flush(done), deadline).is_ok()
-    {
+    if queue.is_some_and(|queue| queue.send_deadline(Item::Flush(done), deadline).is_ok()) {
         let _ = written.recv_deadline(deadline);
     }
 }
@@ -215,8 +194,8 @@ fn flush_on_panic() {
     panic::set_hook(Box::new(move |info| {
         earlier(info);
         let thread = thread::current();
-        if thread.name() != Some(THREAD) {
-            let name = thread.name().unwrap_or("?");
+        let name = thread.name().unwrap_or("?");
+        if name != THREAD {
             let place = info.location().map(ToString::to_string).unwrap_or_default();
             log::error!("thread {name} panicked at {place}");
             flush(PANIC_FLUSH_LIMIT);
@@ -226,11 +205,10 @@ fn flush_on_panic() {
 
 /// The client's crate retries without a pause while a server is away, and logs each time.
 fn is_zookeeper(target: &str) -> bool {
-    let rest = target.strip_prefix("zookeeper");
-    rest.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    target.split("::").next() == Some("zookeeper")
 }
 
 const THREAD: &str = "mprpc-log";
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 const PANIC_FLUSH_LIMIT: Duration = Duration::from_millis(500);
-const ZOOKEEPER_PAUSE_MS: u64 = 10_000;
+const ZOOKEEPER_PAUSE: Duration = Duration::from_secs(10);

@@ -3,7 +3,6 @@
 use std::{
     fs::{self, File},
     io::{self, Write},
-    num::NonZero,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{
@@ -48,23 +47,27 @@ struct Open {
 
 impl Writer {
     pub(super) fn new(dir: PathBuf, max_size: usize, lost: Arc<AtomicU64>) -> Self {
-        let max_size = NonZero::new(max_size as u64).map_or(u64::MAX, NonZero::get);
+        let max_size = if max_size == 0 { u64::MAX } else { max_size as u64 };
         Self { dir, max_size, lost, ..Self::default() }
     }
 
     /// Writes until the queue is empty and nobody can send any more.
     pub(super) fn run(mut self, queue: &Receiver<Item>) {
         loop {
-            let first = match self.lost.load(Relaxed) {
-                0 => queue.recv().map_err(RecvTimeoutError::from),
-                _ => queue.recv_timeout(RETRY), // the loss is to be told even if nothing follows
-            };
-            match first {
-                Ok(item) => self.take(item),
-                Err(RecvTimeoutError::Timeout) => {}
+            // The time limit lets a loss be told even if nothing follows.
+            let first = match queue.recv_timeout(RETRY) {
                 Err(RecvTimeoutError::Disconnected) => break,
+                first => first.ok(),
+            };
+            for item in first.into_iter().chain(queue.try_iter()) {
+                match item {
+                    Item::Record(time, text) => self.push(time, &text),
+                    Item::Flush(done) => {
+                        self.write();
+                        let _ = done.try_send(());
+                    }
+                }
             }
-            queue.try_iter().for_each(|item| self.take(item));
             self.write();
             // Asleep elsewhere than in `recv`, this thread need not be woken: that would cost a
             // caller a system call, ten times what a record costs otherwise.
@@ -74,16 +77,6 @@ impl Writer {
         self.write();
         if let lost @ 1.. = self.lost.load(Relaxed) {
             let _ = writeln!(io::stderr(), "mprpc: log: {lost} records lost");
-        }
-    }
-
-    fn take(&mut self, item: Item) {
-        match item {
-            Item::Record(time, text) => self.push(time, &text),
-            Item::Flush(done) => {
-                self.write();
-                let _ = done.try_send(());
-            }
         }
     }
 
@@ -126,26 +119,20 @@ impl Writer {
         }
         let now = Instant::now();
         let mut written = 0;
-        let result = match self.retry_at {
-            Some(at) if now < at => None,
-            _ => Some(self.append(&mut written)),
-        };
-        let whole = &self.batch.as_bytes()[..written];
-        let lines = whole.iter().filter(|b| **b == b'\n').count() as u64;
-        // The line about earlier losses is the last of the batch.
-        let told = if lines > self.records { lost } else { 0 };
-        let lost = lost - told + self.records - lines.min(self.records);
-        self.lost.fetch_add(lost, Relaxed);
-        match result {
-            Some(Ok(())) => self.retry_at = None,
-            Some(Err(e)) => {
+        if self.retry_at.is_none_or(|at| now >= at) {
+            self.retry_at = None;
+            if let Err(e) = self.append(&mut written) {
                 self.torn |= written > 0 && !self.batch[..written].ends_with('\n');
                 self.file = None;
                 self.retry_at = Some(now + RETRY);
                 self.complain(now, &e);
             }
-            None => {}
         }
+        let whole = &self.batch.as_bytes()[..written];
+        let lines = whole.iter().filter(|b| **b == b'\n').count() as u64;
+        // The line about earlier losses is the last of the batch.
+        let told = if lines > self.records { lost } else { 0 };
+        self.lost.fetch_add(lost - told + self.records.saturating_sub(lines), Relaxed);
         self.batch.clear();
         self.records = 0;
     }
