@@ -45,14 +45,10 @@ impl Accept for Room {
     ) -> Box<dyn Connection> {
         self.with_guests(|guests| guests.insert(id, mailbox.clone()));
         self.tell_others(id, &format!("* {peer} came"));
-        Box::new(Guest {
-            id,
-            peer,
-            room: self.clone(),
-            line: Vec::new(),
-            output: Output::default(),
-            intent: Intent::Open,
-        })
+        let mut output = Output::default();
+        output.buffer().extend_from_slice(format!("* welcome, {peer}\n").as_bytes());
+        let (line, intent) = (Vec::new(), Intent::Open);
+        Box::new(Guest { id, peer, room: self.clone(), line, output, intent })
     }
 }
 
