@@ -175,8 +175,8 @@ fn a_panic_is_an_internal_error_of_its_call_alone() {
 fn deadlines_end_calls_on_time_and_reach_the_handler() {
     with_stub(&[], |stub, echo| {
         let hasty = stub.with(CallOptions::new().timeout(ms(100)));
-        let forms: [fn(&EchoServiceRpc_Stub) -> Result<Nothing, Error>; 2] =
-            [|stub| stub.sleep(&nap(5000)), |stub| stub.sleep_start(&nap(5000)).wait()];
+        type Form = fn(&EchoServiceRpc_Stub) -> Result<Nothing, Error>;
+        let forms: [Form; 2] = [|stub| stub.sleep(&nap(5000)), |stub| stub.sleep_start(&nap(5000)).wait()];
         for form in forms {
             let began = Instant::now();
             let error = form(&hasty).unwrap_err();
