@@ -77,6 +77,10 @@ fn cpp_providers_are_found_and_their_names_left_alone_until_they_go() {
     let login = |methods: &std::collections::BTreeSet<String>| methods.iter().eq(["Login"]);
     assert!(legacy.methods.as_ref().is_some_and(login));
     assert!(addrs(&seen).contains(&provider.addr) && seen.endpoints.len() == 2);
+    // A channel knows the one method that it calls, and names none.
+    let unnamed = service("fixbug.UserServiceRpc", &[]);
+    let channel = corner.registry().lookup(&unnamed, soon()).unwrap();
+    assert_eq!(*channel, *seen);
 
     registry.set_mirror(MirrorPolicy::Hold);
     thread::sleep(ms(300));

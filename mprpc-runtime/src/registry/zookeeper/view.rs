@@ -24,7 +24,7 @@ pub(super) struct View {
 #[derive(Default)]
 struct Directory {
     path: String,
-    /// Where C++ nodes register methods, those of the service.
+    /// Where C++ nodes register methods, those of the service; none: any of them.
     methods: Option<Vec<String>>,
     listed: bool,
     /// The entries; those that changed are to be read.
@@ -90,7 +90,8 @@ impl Directory {
             // Rubbish must not crowd a provider out.
             let (mut good, mut bad): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
                 let methods = self.methods.as_ref();
-                methods.map_or_else(|| nodes::address(name).is_some(), |methods| methods.contains(name))
+                let ours = |methods: &Vec<_>| methods.is_empty() || methods.contains(name);
+                methods.map_or_else(|| nodes::address(name).is_some(), ours)
             });
             bad.extend(good.drain(MAX_PROVIDERS.min(good.len())..));
             bad.truncate(if self.methods.is_none() { MAX_NAMED } else { 0 });
