@@ -6,15 +6,7 @@
 mod settings;
 mod value;
 
-use std::{
-    collections::{BTreeMap, btree_map::Entry},
-    env,
-    ffi::{OsStr, OsString},
-    fmt, fs,
-    io::Read,
-    os::unix::ffi::OsStrExt,
-    path::Path,
-};
+use std::{collections::BTreeMap, env, ffi::OsString, fmt, fs, io::Read, path::Path};
 
 use configparser::ini::{Ini, IniDefault};
 
@@ -60,18 +52,16 @@ impl MprpcConfig {
         let mut args = args.into_iter().map(Into::into).skip(1);
         let mut file = None;
         while let Some(arg) = args.next().filter(|arg| arg != "--") {
-            let bytes = arg.as_bytes();
-            let name = match bytes {
-                b"-i" | b"--config" => args.next().unwrap_or_default(),
-                [b'-', b'i', name @ ..] => OsStr::from_bytes(name).to_owned(),
-                _ => match bytes.strip_prefix(b"--config=") {
-                    Some(name) => OsStr::from_bytes(name).to_owned(),
-                    None => continue,
-                },
+            let text = arg.to_string_lossy();
+            let glued = text.strip_prefix("--config=").or_else(|| text.strip_prefix("-i"));
+            let name = match (&*text, glued) {
+                ("-i" | "--config", _) => args.next().unwrap_or_default(),
+                (_, Some(name)) => name.into(),
+                (_, None) => continue,
             };
             if name.is_empty() {
-                let text = "needs the name of the configuration file, as in -i test.conf";
-                return wrong(format!("command line: {} {text}", arg.display()));
+                let want = "needs the name of the configuration file, as in -i test.conf";
+                return wrong(format!("command line: {text} {want}"));
             }
             file = Some(name);
         }
@@ -107,15 +97,13 @@ impl MprpcConfig {
         syntax.delimiters = vec!['='];
         syntax.enable_inline_comments = false; // they would cut a password at its '#'
         let mut ini = Ini::new_from_defaults(syntax);
-        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         // Line by line, because the parser says neither where a key stood nor that it stood twice.
-        for (line, number) in text.lines().zip(1..) {
+        for (line, number) in text.trim_start_matches('\u{feff}').lines().zip(1..) {
             let origin = format!("{file_name}:{number}");
             let line = uncommented(line);
             let shown = value::visible(line.split('=').next().unwrap_or_default().trim());
             if line.contains(is_garbage) {
-                let want = "want UTF-8 text without control characters";
-                return wrong(format!("{origin}: {shown}: {want}"));
+                return wrong(format!("{origin}: {shown}: want UTF-8 text without control characters"));
             }
             let Ok(sections) = ini.read(line.to_owned()) else {
                 return wrong(format!("{origin}: {shown}: want a line key = value"));
@@ -123,10 +111,7 @@ impl MprpcConfig {
             for (key, value) in sections.into_values().flatten() {
                 match value {
                     Some(value) => config.add(&key, value, origin.clone()),
-                    None => {
-                        let warning = format!("{origin}: {shown}: ignored, it has no '='");
-                        config.warnings.push(warning);
-                    }
+                    None => config.warnings.push(format!("{origin}: {shown}: ignored, it has no '='")),
                 }
             }
         }
@@ -175,11 +160,10 @@ impl MprpcConfig {
     /// that says the same as this configuration.
     pub fn describe(&self) -> Vec<String> {
         let line = |key: &Key| {
-            let given = self.values.get(key.names[0]);
-            let value = match given {
-                Some(_) if key.names[0] == SECRET => "", // printing it would be telling
-                Some(given) => &given.text,
-                None => &(key.default)(),
+            let value = match self.get(key.names[0]) {
+                Some(_) if key.names[0] == SECRET => String::new(), // printing it would be telling
+                Some(given) => given.to_owned(),
+                None => (key.default)(),
             };
             format!("{} = {value} #{}", key.names[0], key.meaning)
         };
@@ -192,7 +176,7 @@ impl MprpcConfig {
         variables.sort();
         for (name, value) in variables {
             let name = name.to_string_lossy();
-            if let Some(key) = name.strip_prefix("MPRPC_").filter(|key| !key.is_empty()) {
+            if let Some(key) = name.strip_prefix("MPRPC_") {
                 over.add(key, value.to_string_lossy().into(), name.to_string());
             }
         }
@@ -203,32 +187,24 @@ impl MprpcConfig {
 
     /// Takes a value unless the key has one.
     fn add(&mut self, key: &str, text: String, origin: String) {
-        let shown = value::visible(key);
-        let mut warn = |what| self.warnings.push(format!("{origin}: {shown} {what}"));
-        match self.values.entry(canonical(key)) {
-            Entry::Occupied(first) => {
-                warn(format!("is ignored, it was set before ({})", first.get().origin));
-            }
-            Entry::Vacant(free) => {
-                if let Some(known) = nearly_known(free.key()) {
-                    warn(format!("is unknown here; is {known} meant?"));
-                }
-                free.insert(Given { text, origin });
-            }
+        let (shown, key) = (value::visible(key), canonical(key));
+        if let Some(Given { origin: first, .. }) = self.values.get(&key) {
+            return self.warnings.push(format!("{origin}: {shown} is ignored, it was set before ({first})"));
         }
+        if let Some(known) = nearly_known(&key) {
+            self.warnings.push(format!("{origin}: {shown} is unknown here; is {known} meant?"));
+        }
+        self.values.insert(key, Given { text, origin });
     }
 
-    fn rebuilt(self) -> Result<Self, Error> {
+    fn rebuilt(mut self) -> Result<Self, Error> {
         let text = |key: &Key| Some(self.values.get(key.names[0])?.text.clone());
-        match Settings::build(text) {
-            Ok(settings) => Ok(Self { settings, ..self }),
-            Err((key, want)) => {
-                let Given { text, origin } = &self.values[key]; // the defaults are right
-                let hidden = key == SECRET;
-                let shown = if hidden { "(hidden)".into() } else { value::visible(text) };
-                wrong(format!("{origin}: {key} = {shown}: want {want}"))
-            }
-        }
+        self.settings = Settings::build(text).map_err(|(key, want)| {
+            let Given { text, origin } = &self.values[key]; // the defaults are right
+            let shown = if key == SECRET { "(hidden)".into() } else { value::visible(text) };
+            Error::Config(format!("{origin}: {key} = {shown}: want {want}"))
+        })?;
+        Ok(self)
     }
 }
 
@@ -245,30 +221,20 @@ fn canonical(key: &str) -> String {
     known.map_or(key, |known| known.names[0].to_owned())
 }
 
-/// The known key that an unknown one differs from by a slip or two of the keyboard.
+/// The known key that an unknown one differs from in one place, as by a slip of the keyboard.
 fn nearly_known(key: &str) -> Option<&'static str> {
-    let mut names = KEYS.iter().flat_map(|known| known.names);
-    if names.clone().any(|name| *name == key) || key.len() > 64 {
-        return None;
-    }
-    let slips = if key.len() < 6 { 1 } else { 2 };
-    let near = names.find(|name| edit_distance(key, name) <= slips);
-    near.copied()
+    let slip = if key.len() < 6 { 1..=1 } else { 1..=2 };
+    let names = KEYS.iter().flat_map(|known| known.names);
+    let nearest = names.min_by_key(|name| difference(key, name))?;
+    slip.contains(&difference(key, nearest)).then_some(nearest)
 }
 
-/// How many characters to insert, delete or replace, to make `b` of `a` (Levenshtein, row by row).
-fn edit_distance(a: &str, b: &str) -> usize {
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.bytes().enumerate() {
-            let replaced = diagonal + usize::from(x != y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
+/// How many characters lie between what two keys begin with and what they end with in common.
+fn difference(a: &str, b: &str) -> usize {
+    let start = a.bytes().zip(b.bytes()).take_while(|(a, b)| a == b).count();
+    let (a, b) = (&a.as_bytes()[start..], &b.as_bytes()[start..]);
+    let end = a.iter().rev().zip(b.iter().rev()).take_while(|(a, b)| a == b).count();
+    a.len().max(b.len()) - end
 }
 
 /// The line up to a `#` at its start or behind a blank: one inside a word or password stays.

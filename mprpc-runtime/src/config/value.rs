@@ -17,14 +17,12 @@ macro_rules! words {
             pub fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),* }
             }
-
         }
 
         impl Value for $name {
             const WANT: &str = concat!("one of", $(" ", $word),*);
             fn read(text: &str) -> Option<Self> {
-                let mut all = [$(Self::$variant),*].into_iter();
-                all.find(|value| text.eq_ignore_ascii_case(value.as_str()))
+                [$(Self::$variant),*].into_iter().find(|value| text.eq_ignore_ascii_case(value.as_str()))
             }
         }
     )*};
@@ -95,29 +93,31 @@ impl<T: Value> Value for Option<T> {
     }
 }
 
-impl Value for u16 {
-    const WANT: &str = "a whole number";
-    fn read(text: &str) -> Option<Self> {
-        Self::try_from(digits(text)?).ok()
-    }
+/// `type: "what is right", text => how it is read;`
+macro_rules! values {
+    ($($(#[doc = $doc:literal])* $type:ty: $want:literal, $text:ident => $read:expr;)*) => {$(
+        $(#[doc = $doc])*
+        impl Value for $type {
+            const WANT: &str = $want;
+            fn read($text: &str) -> Option<Self> { $read }
+        }
+    )*};
 }
 
-/// `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
-impl Value for usize {
-    const WANT: &str = "a number such as 1024, 64k or 4M";
-    fn read(text: &str) -> Option<Self> {
+values! {
+    u16: "a whole number", text => digits(text)?.try_into().ok();
+
+    /// `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
+    usize: "a number such as 1024, 64k or 4M", text => {
         let text = text.to_ascii_lowercase();
         let text = text.strip_suffix('b').unwrap_or(&text);
         let (number, unit) = text.split_at(text.find(['k', 'm', 'g']).unwrap_or(text.len()));
         let power = ["", "k", "m", "g"].iter().position(|name| *name == unit)?;
         Self::try_from(digits(number.trim_end())?).ok()?.checked_mul(1 << (10 * power))
-    }
-}
+    };
 
-/// `10s`, `200ms`, `1.5h`; a bare number is seconds.
-impl Value for Duration {
-    const WANT: &str = "a time such as 10s, 200ms or 5m (a bare number is seconds)";
-    fn read(text: &str) -> Option<Self> {
+    /// `10s`, `200ms`, `1.5h`; a bare number is seconds.
+    Duration: "a time such as 10s, 200ms or 5m (a bare number is seconds)", text => {
         let unit = text.find(|c: char| c != '.' && !c.is_ascii_digit());
         let (number, unit) = text.split_at(unit.unwrap_or(text.len()));
         let unit = match unit.trim() {
@@ -129,72 +129,46 @@ impl Value for Duration {
             _ => return None,
         };
         Self::try_from_secs_f64(number.parse::<f64>().ok()? * unit).ok()
-    }
-}
+    };
 
-impl Value for bool {
-    const WANT: &str = "on or off (true or false)";
-    fn read(text: &str) -> Option<Self> {
-        match text.to_ascii_lowercase().as_str() {
-            "on" | "true" | "yes" | "1" => Some(true),
-            "off" | "false" | "no" | "0" => Some(false),
-            _ => None,
-        }
-    }
-}
+    bool: "on or off (true or false)", text => match text.to_ascii_lowercase().as_str() {
+        "on" | "true" | "yes" | "1" => Some(true),
+        "off" | "false" | "no" | "0" => Some(false),
+        _ => None,
+    };
 
-impl Value for PathBuf {
-    const WANT: &str = "the name of a directory";
-    fn read(text: &str) -> Option<Self> {
-        (!text.is_empty()).then(|| text.into())
-    }
-}
+    PathBuf: "the name of a directory", text => (!text.is_empty()).then(|| text.into());
 
-impl Value for IpAddr {
-    const WANT: &str = "an IP address such as 127.0.0.1";
-    fn read(text: &str) -> Option<Self> {
-        let inner = text.strip_prefix('[').and_then(|t| t.strip_suffix(']'));
+    IpAddr: "an IP address such as 127.0.0.1", text => {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']'));
         inner.unwrap_or(text).parse().ok()
-    }
-}
+    };
 
-/// What is published. Port 0 stands for none.
-impl Value for SocketAddr {
-    const WANT: &str = "ip or ip:port, as other machines dial it";
-    fn read(text: &str) -> Option<Self> {
+    /// What is published. Port 0 stands for none.
+    SocketAddr: "ip or ip:port, as other machines dial it", text => {
         let bare = IpAddr::read(text).map(|ip| Self::new(ip, 0));
         bare.or_else(|| dialable(text)).filter(|addr| !addr.ip().is_unspecified())
-    }
-}
+    };
 
-impl Value for Vec<SocketAddr> {
-    const WANT: &str = "ip:port, ip:port, each with a port from 1 to 65535";
-    fn read(text: &str) -> Option<Self> {
+    Vec<SocketAddr>: "ip:port, ip:port, each with a port from 1 to 65535", text => {
         let each = text.split(',').filter(|_| !text.is_empty());
         each.map(|peer| dialable(peer.trim())).collect()
-    }
-}
+    };
 
-impl Value for (String, String) {
-    const WANT: &str = "scheme:credentials, such as digest:user:password";
-    fn read(text: &str) -> Option<Self> {
+    (String, String): "scheme:credentials, such as digest:user:password", text => {
         let (scheme, credentials) = text.split_once(':')?;
         (!scheme.is_empty() && !credentials.is_empty()).then(|| (scheme.into(), credentials.into()))
-    }
-}
+    };
 
-/// Hosts without a port are left so: it is another key's.
-impl Value for ZooKeeperAddress {
-    const WANT: &str = "host[:port], several with commas between, then perhaps /chroot";
-    fn read(text: &str) -> Option<Self> {
+    /// Hosts without a port are left so: it is another key's.
+    ZooKeeperAddress: "host[:port], several with commas between, then perhaps /chroot", text => {
         let (hosts, chroot) = text.split_at(text.find('/').unwrap_or(text.len()));
         let chroot = chroot.trim_end_matches('/').to_owned();
         let hosts: Vec<String> = hosts.split(',').map(|host| host.trim().into()).collect();
         let step = |s: &str| !matches!(s, "" | "." | "..") && !s.contains(char::is_whitespace);
         let right = chroot.split('/').skip(1).all(step) && hosts.iter().all(|host| is_host(host));
-        let auth = None;
-        right.then_some(Self { hosts, chroot, auth })
-    }
+        right.then_some(Self { hosts, chroot, auth: None })
+    };
 }
 
 /// A name, an IPv4 address or an IPv6 address in brackets, with or without a port.
