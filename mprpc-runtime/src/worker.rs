@@ -6,7 +6,7 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 /// Threads that run jobs of one kind, in the order in which they came.
@@ -41,26 +41,17 @@ impl<J: Send + 'static> Pool<J> {
         limit: usize,
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let queue = Queue { jobs: VecDeque::new(), idle: 0, workers: 0, stopping: false };
-        let shared =
-            Arc::new(Shared { queue: Mutex::new(queue), work: Condvar::new(), ended: Condvar::new(), limit });
+        let queue = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0, workers: 0, stopping: false });
+        let shared = Shared { queue, work: Condvar::new(), ended: Condvar::new(), limit };
+        let pool = Self { shared: Arc::new(shared) };
         let run = Arc::new(run);
         for n in 0..threads {
-            let (shared, run) = (shared.clone(), run.clone());
-            shared.lock().workers += 1;
-            let body = {
-                let shared = shared.clone();
-                move || shared.work_off(&*run)
-            };
-            if let Err(error) = thread::Builder::new().name(format!("{name}-{n}")).spawn(body) {
-                let mut queue = shared.lock();
-                queue.workers -= 1;
-                queue.stopping = true;
-                shared.work.notify_all();
-                return Err(error);
-            }
+            let (shared, run) = (pool.shared.clone(), run.clone());
+            let work = move || shared.work_off(&*run);
+            thread::Builder::new().name(format!("{name}-{n}")).spawn(work)?;
+            pool.shared.lock().workers += 1; // it ends only when the pool does
         }
-        Ok(Self { shared })
+        Ok(pool)
     }
 
     /// Hands over as many of `jobs` as the queue takes, in one go with one wake-up. What stays in
@@ -90,15 +81,9 @@ impl<J: Send + 'static> Pool<J> {
         let mut queue = self.shared.lock();
         queue.stopping = true;
         self.shared.work.notify_all();
-        while queue.workers > 0 {
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return false;
-            }
-            let waited = self.shared.ended.wait_timeout(queue, left.min(Duration::from_secs(1)));
-            queue = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        true
+        let left = deadline.saturating_duration_since(Instant::now());
+        let waited = self.shared.ended.wait_timeout_while(queue, left, |queue| queue.workers > 0);
+        waited.unwrap_or_else(PoisonError::into_inner).0.workers == 0
     }
 }
 
@@ -150,6 +135,7 @@ impl<J> Drop for Pool<J> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn jobs_beyond_the_limit_come_back() {
