@@ -48,7 +48,7 @@ pub struct CallError {
     pub attempt: u32,
     /// From the call to its end.
     pub elapsed: Duration,
-    /// The time that the call was allowed.
+    /// The time that the call was allowed; zero if neither is known.
     pub allowed: Duration,
 }
 
@@ -141,7 +141,10 @@ impl fmt::Display for CallError {
             write!(f, " at {peer}")?;
         }
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        write!(f, ", attempt {}, {:.1} of {:.0} ms", self.attempt, ms(self.elapsed), ms(self.allowed))?;
+        write!(f, ", attempt {}", self.attempt)?;
+        if !self.allowed.is_zero() {
+            write!(f, ", {:.1} of {:.0} ms", ms(self.elapsed), ms(self.allowed))?;
+        }
         if self.ran == Ran::No {
             f.write_str(", did not run")?;
         }

@@ -6,6 +6,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+use bytes::Bytes;
 use protobuf::MessageFull;
 
 use crate::{
@@ -38,12 +39,16 @@ impl<'a> ServerCall<'a> {
     /// says that it is cancelled, which spares making a token.
     pub fn new(method: &'static MethodDescriptor, incoming: Incoming<'a>, cancellable: bool) -> Self {
         let cancel = cancellable.then(|| incoming.cancel.get_or_insert_default().clone());
+        let attachment = match incoming.attachment {
+            [] => Bytes::new(),
+            bytes => Bytes::copy_from_slice(bytes),
+        };
         let controller = Controller {
             method,
             deadline: incoming.deadline,
             peer: incoming.peer,
             metadata: incoming.metadata,
-            attachment: bytes::Bytes::copy_from_slice(incoming.attachment),
+            attachment,
             cancel,
         };
         Self { controller, body: incoming.body, ticket: incoming.ticket }

@@ -1,6 +1,6 @@
 //! The common part of all generated stubs: a channel, and how to call through it.
 
-use std::{fmt, sync::Arc, time::Instant};
+use std::{fmt, sync::Arc};
 
 use protobuf::MessageFull;
 
@@ -119,10 +119,9 @@ impl Stub {
     {
         let call = Call { method, request, options };
         let controller = options.controller.clone();
-        let (began, allowed) = (Instant::now(), call.timeout(DEFAULT_TIMEOUT));
         let parse = move |received: Received<'_>| {
             let mut response = R::new();
-            parse_response(method, &received.body, &mut response, || (began.elapsed(), allowed))?;
+            parse_response(method, &received.body, &mut response)?;
             Ok(response)
         };
         self.channel.call_method(

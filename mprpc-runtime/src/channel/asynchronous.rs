@@ -39,14 +39,14 @@ pub(super) struct AsyncCall {
     frame: Vec<u8>,
     message: std::ops::Range<usize>,
     wire: Wire,
-    target: Option<(Arc<Peer>, Shared)>,
+    target: Option<(Arc<Peer>, Arc<Shared>)>,
     guard: Option<CancelGuard>,
     done: Done,
 }
 
 impl AsyncCall {
     pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, attempts: Attempts, done: Done) {
-        let now = Instant::now();
+        let now = attempts.began;
         let picked = attempts.may_start(call, now).and_then(|()| channel.pick(&attempts, now));
         let peer = match picked {
             Ok(peer) => peer,
@@ -71,7 +71,7 @@ impl AsyncCall {
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
-        let mut frame = Vec::new();
+        let mut frame = Vec::with_capacity(HEAD_GUESS + self.attachment.len() + payload.len());
         let head = Head {
             method: self.attempts.method,
             remaining: self.attempts.deadline.saturating_duration_since(now),
@@ -177,5 +177,8 @@ fn finish(done: Done, result: Result<crate::connection::call::Received<'_>, crat
         log::error!("the callback of a call panicked");
     }
 }
+
+/// What the header of a request takes with common names.
+const HEAD_GUESS: usize = 96;
 
 static NEXT_TAG: AtomicU64 = AtomicU64::new(1);

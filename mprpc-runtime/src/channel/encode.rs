@@ -91,10 +91,11 @@ fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
 }
 
 impl Payload<'_> {
-    fn len(&self) -> u64 {
+    /// Its size; has the message compute it anew.
+    pub(super) fn len(&self) -> usize {
         match self {
-            Self::Message(message) => message.compute_size_dyn(),
-            Self::Bytes(bytes) => bytes.len() as u64,
+            Self::Message(message) => message.compute_size_dyn() as usize,
+            Self::Bytes(bytes) => bytes.len(),
         }
     }
 }

@@ -50,7 +50,8 @@ struct Shared {
     app: MprpcApplication,
     registry: Arc<dyn Registry>,
     client: Arc<ClientSettings>,
-    services: RwLock<HashMap<&'static str, Arc<ServiceState>>>,
+    /// Few, and asked for by each call: found by comparing names, which are mostly one address.
+    services: RwLock<Vec<(&'static str, Arc<ServiceState>)>>,
     peers: Mutex<HashMap<(SocketAddr, Wire), Arc<Peer>>>,
 }
 
@@ -78,7 +79,8 @@ impl MprpcChannel {
             instance: app.instance(),
             max_header: small(settings.max_header),
             max_body: small(settings.max_body),
-            max_output: settings.max_output,
+            // Room for a few calls of the largest size: a caller that sends more is told.
+            max_output: settings.max_output.max(4 * settings.max_body),
             connect_timeout: settings.connect_timeout,
             request_timeout: settings.request_timeout,
             ping_interval: settings.ping_interval,
@@ -108,14 +110,19 @@ impl MprpcChannel {
     }
 
     fn service(&self, call: &Attempts) -> Arc<ServiceState> {
-        let key = call.method.service;
-        let services = self.0.services.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(service) = services.get(key) {
-            return service.clone();
-        }
-        drop(services);
-        let mut services = self.0.services.write().unwrap_or_else(PoisonError::into_inner);
-        services.entry(key).or_insert_with(|| Arc::new(ServiceState::new(call.method))).clone()
+        let name = call.method.service;
+        let find = |services: &[(&str, Arc<ServiceState>)]| {
+            services.iter().find(|(known, _)| *known == name).map(|(_, service)| service.clone())
+        };
+        let known = find(&self.0.services.read().unwrap_or_else(PoisonError::into_inner));
+        known.unwrap_or_else(|| {
+            let mut services = self.0.services.write().unwrap_or_else(PoisonError::into_inner);
+            find(&services).unwrap_or_else(|| {
+                let service = Arc::new(ServiceState::new(call.method));
+                services.push((name, service.clone()));
+                service
+            })
+        })
     }
 
     fn peer(&self, addr: SocketAddr, wire: Wire) -> Arc<Peer> {

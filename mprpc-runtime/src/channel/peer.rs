@@ -27,7 +27,7 @@ pub(super) struct Peer {
     idle: Mutex<Vec<Blocking>>,
     max_idle: usize,
     /// The connection of asynchronous callers.
-    shared: Mutex<Option<Shared>>,
+    shared: Mutex<Option<Arc<Shared>>>,
     /// Milliseconds since `epoch` until which the peer counts as bad; 0 if it does not.
     bad_until: AtomicU64,
     failures: AtomicU32,
@@ -35,7 +35,6 @@ pub(super) struct Peer {
 }
 
 /// Where to post asynchronous calls.
-#[derive(Clone)]
 pub(super) struct Shared {
     pub(super) reactor: reactor::Handle,
     pub(super) conn: ConnId,
@@ -70,7 +69,7 @@ impl Peer {
 
     /// The shared connection, dialled anew if there is none that takes calls. On the legacy wire
     /// every call gets its own.
-    pub(super) fn shared(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Shared {
+    pub(super) fn shared(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Arc<Shared> {
         let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = slot.as_ref().filter(|shared| shared.link.takes_calls()) {
             return shared.clone();
@@ -82,7 +81,7 @@ impl Peer {
             self.addr,
             Box::new(move |_, _, now| Box::new(ClientConnection::new(wire, settings, now).linked(state))),
         );
-        let shared = Shared { reactor, conn, link };
+        let shared = Arc::new(Shared { reactor, conn, link });
         if self.wire == Wire::Mux {
             *slot = Some(shared.clone());
         }

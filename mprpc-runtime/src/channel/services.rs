@@ -14,7 +14,7 @@ use crate::{
     connection::call::Failure,
     descriptor::MethodDescriptor,
     error::Ran,
-    registry::{ServiceName, Snapshot},
+    registry::{Endpoint, ServiceName, Snapshot},
     status::Status,
     wire::Wire,
 };
@@ -49,26 +49,25 @@ impl ServiceState {
         peer: impl Fn(SocketAddr, Wire) -> Arc<Peer>,
     ) -> Result<Arc<Peer>, Failure> {
         let peers = self.peers(snapshot, peer);
-        let endpoints = &snapshot.endpoints;
+        let serves = |endpoint: &Endpoint| {
+            endpoint.methods.as_ref().is_none_or(|methods| methods.contains(call.method.name))
+        };
+        // Lower is better; a draining peer at least answers.
+        let flaws = |(endpoint, peer): &(&Endpoint, &Arc<Peer>)| {
+            (call.tried.contains(&peer.addr), peer.is_bad(now), endpoint.draining)
+        };
+        let all = || snapshot.endpoints.iter().zip(peers.iter()).filter(|(endpoint, _)| serves(endpoint));
+        let count = peers.len().max(1);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let mut second = None;
-        for n in 0..peers.len() {
-            let at = (turn.wrapping_add(n)) % peers.len();
-            let (endpoint, peer) = (&endpoints[at], &peers[at]);
-            if endpoint.methods.as_ref().is_some_and(|methods| !methods.contains(call.method.name)) {
-                continue;
-            }
-            let tried = call.tried.contains(&peer.addr);
-            if !tried && !endpoint.draining && !peer.is_bad(now) {
-                return Ok(peer.clone());
-            }
-            // Draining beats bad, because a draining peer at least answers.
-            let rank = (tried, peer.is_bad(now), endpoint.draining);
-            if second.as_ref().is_none_or(|(best, _)| rank < *best) {
-                second = Some((rank, peer.clone()));
-            }
+        let next = snapshot.endpoints.iter().zip(peers.iter()).nth(turn % count);
+        if let Some((_, peer)) = next.filter(|each| serves(each.0) && flaws(each) == Default::default()) {
+            return Ok(peer.clone());
         }
-        second.map(|(_, peer)| peer).ok_or_else(|| self.nobody(call.method))
+        // The turn of one that cannot be taken goes round among the best of the others.
+        let best = |least| all().filter(move |each| flaws(each) == least);
+        let least = all().map(|each| flaws(&each)).min().unwrap_or_default();
+        let turn = (turn / count) % best(least).count().max(1);
+        best(least).nth(turn).map(|(_, peer)| peer.clone()).ok_or_else(|| self.nobody(call.method))
     }
 
     fn peers(

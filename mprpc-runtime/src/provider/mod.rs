@@ -115,9 +115,12 @@ impl RpcProvider {
             .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
         let server = Arc::new(server);
         let accepting = Some(acceptor.run(&reactors, server.clone(), max_connections)?);
-        let running = RunningProvider { app: self.app, server, reactors, accepting, addr, published: false };
+        let mut running =
+            RunningProvider { app: self.app, server, reactors, accepting, addr, published: false };
+        // Whoever reads the announcement may start a caller, which should find us.
+        running.publish()?;
         running.announce();
-        running.publish()
+        Ok(running)
     }
 }
 
@@ -159,7 +162,7 @@ impl RunningProvider {
         log::info!("RpcProvider start service at {}", self.addr);
     }
 
-    fn publish(mut self) -> Result<Self, Error> {
+    fn publish(&mut self) -> Result<(), Error> {
         let settings = self.app.settings();
         self.app.registry()?.publish(Publication {
             addr: advertised(settings, self.addr),
@@ -169,7 +172,7 @@ impl RunningProvider {
             legacy: settings.legacy,
         })?;
         self.published = true;
-        Ok(self)
+        Ok(())
     }
 
     /// Returns how many calls were cut.
