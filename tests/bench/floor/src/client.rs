@@ -25,11 +25,7 @@ pub(crate) fn load(load: &Load) -> io::Result<()> {
     };
     let opened = load.open_idle(|| client.idle().unwrap_or_else(|error| load.fail(error)));
     load.begin();
-    let result = if load.scenario.per_call {
-        client.call_by_call(load)
-    } else {
-        client.loops(load)
-    };
+    let result = if load.scenario.per_call { client.call_by_call(load) } else { client.loops(load) };
     drop(opened);
     result.map_err(|error| load.fail(error))
 }
@@ -60,18 +56,12 @@ impl Client {
                 })?;
             }
         }
-        if right == Some(true) {
-            Ok(link)
-        } else {
-            Err(wrong())
-        }
+        if right == Some(true) { Ok(link) } else { Err(wrong()) }
     }
 
     fn idle(&mut self) -> io::Result<Link> {
         let mut link = self.one_call()?;
-        self.poll
-            .registry()
-            .reregister(&mut link.stream, IDLE, Interest::READABLE)?;
+        self.poll.registry().reregister(&mut link.stream, IDLE, Interest::READABLE)?;
         Ok(link)
     }
 
@@ -112,13 +102,8 @@ impl Client {
                             load.fail(wrong());
                         }
                         let now = clock::now();
-                        load.record_at(
-                            std::mem::replace(&mut starts[answer.call as usize], now),
-                            now,
-                        );
-                        frame::put(out, method, answer.call, |out| {
-                            messages::request(job, payload, out)
-                        });
+                        load.record_at(std::mem::replace(&mut starts[answer.call as usize], now), now);
+                        frame::put(out, method, answer.call, |out| messages::request(job, payload, out));
                     })?;
                 }
             }
@@ -128,12 +113,9 @@ impl Client {
 
     fn request(&mut self, call: u32) {
         let (job, payload) = (self.job, &self.payload);
-        frame::put(
-            &mut self.buffers.output,
-            messages::method(job),
-            call,
-            |out| messages::request(job, payload, out),
-        );
+        frame::put(&mut self.buffers.output, messages::method(job), call, |out| {
+            messages::request(job, payload, out)
+        });
     }
 
     fn dial(&self, token: Token) -> io::Result<TcpStream> {
@@ -141,11 +123,7 @@ impl Client {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut stream = TcpStream::from_std(stream);
-        self.poll.registry().register(
-            &mut stream,
-            token,
-            Interest::READABLE | Interest::WRITABLE,
-        )?;
+        self.poll.registry().register(&mut stream, token, Interest::READABLE | Interest::WRITABLE)?;
         Ok(stream)
     }
 }

@@ -43,11 +43,7 @@ pub(crate) fn take<'a>(bytes: &mut &'a [u8]) -> Option<Frame<'a>> {
     let size = size(bytes).filter(|size| *size <= bytes.len())?;
     let (frame, rest) = bytes.split_at(size);
     *bytes = rest;
-    Some(Frame {
-        method: number(frame, 4..8),
-        call: number(frame, 8..12),
-        message: &frame[HEADER..],
-    })
+    Some(Frame { method: number(frame, 4..8), call: number(frame, 8..12), message: &frame[HEADER..] })
 }
 
 #[inline]

@@ -23,19 +23,11 @@ pub(crate) struct Buffers {
 
 impl Buffers {
     pub(crate) fn new() -> Self {
-        Self {
-            input: vec![0; INPUT],
-            output: Vec::with_capacity(INPUT),
-            spare: Vec::new(),
-        }
+        Self { input: vec![0; INPUT], output: Vec::with_capacity(INPUT), spare: Vec::new() }
     }
 
     fn fetch(&mut self, size: usize) -> Vec<u8> {
-        if size < LARGE {
-            Vec::with_capacity(size)
-        } else {
-            self.spare.pop().unwrap_or_default()
-        }
+        if size < LARGE { Vec::with_capacity(size) } else { self.spare.pop().unwrap_or_default() }
     }
 
     fn store(&mut self, buffer: Vec<u8>) {
@@ -58,13 +50,7 @@ pub(crate) struct Link {
 
 impl Link {
     pub(crate) fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            partial: Vec::new(),
-            have: 0,
-            unsent: VecDeque::new(),
-            sent: 0,
-        }
+        Self { stream, partial: Vec::new(), have: 0, unsent: VecDeque::new(), sent: 0 }
     }
 
     /// Reads until nothing is left, hands every whole frame to `on_frame`, and sends what that put into the output.
@@ -98,14 +84,11 @@ impl Link {
                     self.partial.resize(want, 0);
                 }
                 room = want - self.have;
-                let Some(count) = some(self.stream.read(&mut self.partial[self.have..want]))?
-                else {
+                let Some(count) = some(self.stream.read(&mut self.partial[self.have..want]))? else {
                     break;
                 };
                 self.have += count;
-                if whole == Some(self.have)
-                    || frame::size(&self.partial[..self.have]) == Some(self.have)
-                {
+                if whole == Some(self.have) || frame::size(&self.partial[..self.have]) == Some(self.have) {
                     if let Some(frame) = frame::take(&mut &self.partial[..self.have]) {
                         on_frame(&frame, &mut buffers.output);
                     }
@@ -141,8 +124,7 @@ impl Link {
         // The whole buffer changes hands; copying its rest would cost more.
         let mut next = buffers.fetch(buffers.output.len());
         next.clear();
-        self.unsent
-            .push_back(std::mem::replace(&mut buffers.output, next));
+        self.unsent.push_back(std::mem::replace(&mut buffers.output, next));
         Ok(())
     }
 

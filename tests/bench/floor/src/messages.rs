@@ -29,21 +29,10 @@ pub(crate) fn method(job: Job) -> u32 {
 #[inline]
 pub(crate) fn request(job: Job, payload: &[u8], out: &mut Vec<u8>) {
     match job {
-        Job::Login => put(
-            &LoginRequest {
-                name: NAME.to_vec(),
-                pwd: PWD.to_vec(),
-                ..Default::default()
-            },
-            out,
-        ),
-        Job::Echo(_) => put(
-            &EchoRequest {
-                payload: payload.to_vec(),
-                ..Default::default()
-            },
-            out,
-        ),
+        Job::Login => {
+            put(&LoginRequest { name: NAME.to_vec(), pwd: PWD.to_vec(), ..Default::default() }, out)
+        }
+        Job::Echo(_) => put(&EchoRequest { payload: payload.to_vec(), ..Default::default() }, out),
     }
 }
 
@@ -54,10 +43,7 @@ pub(crate) fn serve(method: u32, message: &[u8], out: &mut Vec<u8>) {
         let Ok(request) = LoginRequest::parse_from_bytes(message) else {
             return;
         };
-        let result = ResultCode {
-            errmsg: OK.to_vec(),
-            ..Default::default()
-        };
+        let result = ResultCode { errmsg: OK.to_vec(), ..Default::default() };
         let response = LoginResponse {
             result: MessageField::some(result),
             success: !request.name.is_empty() && !request.pwd.is_empty(),
@@ -65,13 +51,7 @@ pub(crate) fn serve(method: u32, message: &[u8], out: &mut Vec<u8>) {
         };
         put(&response, out);
     } else if let Ok(request) = EchoRequest::parse_from_bytes(message) {
-        put(
-            &EchoResponse {
-                payload: request.payload,
-                ..Default::default()
-            },
-            out,
-        );
+        put(&EchoResponse { payload: request.payload, ..Default::default() }, out);
     }
 }
 
@@ -80,14 +60,11 @@ pub(crate) fn serve(method: u32, message: &[u8], out: &mut Vec<u8>) {
 pub(crate) fn is_right(job: Job, payload: &[u8], message: &[u8]) -> bool {
     match job {
         Job::Login => LoginResponse::parse_from_bytes(message).is_ok_and(|response| {
-            login_is_right(
-                response.result.errcode,
-                &response.result.errmsg,
-                response.success,
-            )
+            login_is_right(response.result.errcode, &response.result.errmsg, response.success)
         }),
-        Job::Echo(_) => EchoResponse::parse_from_bytes(message)
-            .is_ok_and(|response| response.payload == payload),
+        Job::Echo(_) => {
+            EchoResponse::parse_from_bytes(message).is_ok_and(|response| response.payload == payload)
+        }
     }
 }
 
@@ -95,8 +72,6 @@ pub(crate) fn is_right(job: Job, payload: &[u8], message: &[u8]) -> bool {
 fn put(message: &impl Message, out: &mut Vec<u8>) {
     out.reserve(message.compute_size() as usize);
     let mut stream = CodedOutputStream::vec(out);
-    let written = message
-        .write_to_with_cached_sizes(&mut stream)
-        .and_then(|()| stream.flush());
+    let written = message.write_to_with_cached_sizes(&mut stream).and_then(|()| stream.flush());
     written.expect("a vector takes every byte");
 }

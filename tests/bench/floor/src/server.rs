@@ -14,8 +14,7 @@ pub(crate) fn serve(addr: SocketAddr) -> io::Result<()> {
     let mut poll = Poll::new()?;
     let mut events = Events::with_capacity(1024);
     let mut listener = TcpListener::bind(addr)?;
-    poll.registry()
-        .register(&mut listener, LISTENER, Interest::READABLE)?;
+    poll.registry().register(&mut listener, LISTENER, Interest::READABLE)?;
     let mut buffers = Buffers::new();
     let mut links: Vec<Option<Link>> = Vec::new();
     let mut free = Vec::new();

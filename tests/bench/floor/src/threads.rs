@@ -31,9 +31,7 @@ pub(crate) fn load(load: &Load) -> io::Result<()> {
     let dial = move || TcpStream::connect(addr).and_then(Connection::new);
     let opened = load.open_idle(|| {
         let mut connection = dial().unwrap_or_else(|error| load.fail(error));
-        connection
-            .call(job, &job.payload())
-            .unwrap_or_else(|error| load.fail(error));
+        connection.call(job, &job.payload()).unwrap_or_else(|error| load.fail(error));
         connection
     });
     let per_call = load.scenario.per_call;
@@ -45,9 +43,7 @@ pub(crate) fn load(load: &Load) -> io::Result<()> {
             if per_call {
                 connection = dial().map_err(|error| error.to_string())?;
             }
-            connection
-                .call(job, &payload)
-                .map_err(|error| error.to_string())
+            connection.call(job, &payload).map_err(|error| error.to_string())
         }
     })
 }
@@ -61,18 +57,12 @@ struct Connection {
 impl Connection {
     fn new(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            input: vec![0; 256],
-            output: Vec::new(),
-        })
+        Ok(Self { stream, input: vec![0; 256], output: Vec::new() })
     }
 
     fn call(&mut self, job: Job, payload: &[u8]) -> io::Result<()> {
         self.output.clear();
-        frame::put(&mut self.output, messages::method(job), 0, |out| {
-            messages::request(job, payload, out)
-        });
+        frame::put(&mut self.output, messages::method(job), 0, |out| messages::request(job, payload, out));
         self.stream.write_all(&self.output)?;
         let size = self.receive()?;
         if messages::is_right(job, payload, &self.input[HEADER..size]) {

@@ -21,6 +21,12 @@ impl Options {
         self.0.get(key).map(String::as_str)
     }
 
+    /// The options whose key starts with `prefix`, without it.
+    pub fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.0.iter();
+        pairs.filter_map(move |(key, value)| Some((key.strip_prefix(prefix)?, value.as_str())))
+    }
+
     fn number(&self, key: &str) -> Option<f64> {
         self.get(key)?.parse().ok()
     }
@@ -64,27 +70,14 @@ pub fn role() -> Role {
 
 fn parse(mut words: impl Iterator<Item = String>) -> Result<Role, &'static str> {
     let side = words.next().ok_or("serve or load is missing")?;
-    let addr = words
-        .next()
-        .and_then(|word| word.parse().ok())
-        .ok_or("the second word must be ip:port")?;
-    let pair = |word: String| {
-        word.split_once('=')
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    };
-    let options = Options(
-        words
-            .map(pair)
-            .collect::<Option<_>>()
-            .ok_or("an option must be key=value")?,
-    );
+    let addr = words.next().and_then(|word| word.parse().ok()).ok_or("the second word must be ip:port")?;
+    let pair = |word: String| word.split_once('=').map(|(key, value)| (key.to_owned(), value.to_owned()));
+    let options = Options(words.map(pair).collect::<Option<_>>().ok_or("an option must be key=value")?);
     match side.as_str() {
         "serve" => Ok(Role::Serve(addr, options)),
         "load" => {
-            let mut scenario = options
-                .get("scenario")
-                .and_then(Scenario::named)
-                .ok_or("scenario= must name one")?;
+            let mut scenario =
+                options.get("scenario").and_then(Scenario::named).ok_or("scenario= must name one")?;
             if let Some(idle) = options.number("idle") {
                 scenario.idle = idle as usize;
             }
@@ -94,9 +87,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> Result<Role, &'static str> 
             Ok(Role::Load(Load {
                 addr,
                 scenario,
-                server: options
-                    .number("pid")
-                    .ok_or("pid= must be the server's process id")? as u32,
+                server: options.number("pid").ok_or("pid= must be the server's process id")? as u32,
                 warmup: seconds("warmup", 1.0),
                 window: seconds("secs", 3.0),
                 options,
@@ -131,13 +122,8 @@ impl Load {
     /// Starts the warm-up, after which the window opens. The process ends with it.
     pub fn begin(&self) {
         clock::now();
-        let (server, warmup, window, job, idle) = (
-            self.server,
-            self.warmup,
-            self.window,
-            self.scenario.job,
-            self.scenario.idle,
-        );
+        let (server, warmup, window, job, idle) =
+            (self.server, self.warmup, self.window, self.scenario.job, self.scenario.idle);
         thread::spawn(move || window::run(server, warmup, window, job, idle));
     }
 

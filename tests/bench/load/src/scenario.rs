@@ -22,47 +22,19 @@ pub struct Scenario {
 impl Scenario {
     /// The scenario of that name, `A` to `G` or `T1` to `T999`.
     pub fn named(name: &str) -> Option<Self> {
-        let one = Self {
-            connections: 1,
-            in_flight: 1,
-            idle: 0,
-            threads: 0,
-            per_call: false,
-            job: Job::Login,
-        };
+        let one =
+            Self { connections: 1, in_flight: 1, idle: 0, threads: 0, per_call: false, job: Job::Login };
         Some(match name {
             "A" => one,
-            "B" => Self {
-                in_flight: 64,
-                ..one
-            },
-            "C" => Self {
-                connections: 64,
-                ..one
-            },
-            "D" => Self {
-                connections: 64,
-                in_flight: 16,
-                ..one
-            },
-            "E" => Self {
-                in_flight: 4,
-                job: Job::Echo(1 << 20),
-                ..one
-            },
-            "F" => Self {
-                idle: 10_000,
-                ..one
-            },
-            "G" => Self {
-                per_call: true,
-                ..one
-            },
+            "B" => Self { in_flight: 64, ..one },
+            "C" => Self { connections: 64, ..one },
+            "D" => Self { connections: 64, in_flight: 16, ..one },
+            "E" => Self { in_flight: 4, job: Job::Echo(1 << 20), ..one },
+            "F" => Self { idle: 10_000, ..one },
+            "G" => Self { per_call: true, ..one },
             _ => {
                 let threads = name.strip_prefix('T')?.parse().ok()?;
-                (1..1000)
-                    .contains(&threads)
-                    .then_some(Self { threads, ..one })?
+                (1..1000).contains(&threads).then_some(Self { threads, ..one })?
             }
         })
     }

@@ -66,9 +66,7 @@ pub(crate) fn run(server: u32, warmup: Duration, window: Duration, job: Job, idl
 
     let mut latencies = histogram();
     for mine in lock(&ALL).iter() {
-        latencies
-            .add(&*lock(mine))
-            .expect("all histograms have the same bounds");
+        latencies.add(&*lock(mine)).expect("all histograms have the same bounds");
     }
     let calls = latencies.len();
     if calls == 0 {
@@ -80,10 +78,7 @@ pub(crate) fn run(server: u32, warmup: Duration, window: Duration, job: Job, idl
     let (before, after) = *lock(&IDLE);
     let per_connection = match idle {
         0 => "null".to_owned(),
-        n => format!(
-            "{:.3}",
-            after.server_kib.saturating_sub(before.server_kib) as f64 / n as f64
-        ),
+        n => format!("{:.3}", after.server_kib.saturating_sub(before.server_kib) as f64 / n as f64),
     };
     let client_per_connection =
         after.client_kib.saturating_sub(before.client_kib) as f64 / idle.max(1) as f64;
@@ -114,9 +109,7 @@ pub(crate) fn fail(why: impl std::fmt::Display) -> ! {
 }
 
 fn fail_now(why: impl std::fmt::Display) -> ! {
-    let plain = why
-        .to_string()
-        .replace(|c: char| !matches!(c, ' '..='~'), " ");
+    let plain = why.to_string().replace(|c: char| !matches!(c, ' '..='~'), " ");
     println!("{{\"error\":{plain:?}}}"); // of printable ASCII, Debug escapes what JSON wants escaped
     process::exit(3)
 }
@@ -139,16 +132,8 @@ const STOP: u8 = 2;
 static PHASE: AtomicU8 = AtomicU8::new(WARM_UP);
 static ALL: Mutex<Vec<Latencies>> = Mutex::new(Vec::new());
 /// Memory before and after the idle connections were opened.
-static IDLE: Mutex<(Resident, Resident)> = Mutex::new((
-    Resident {
-        server_kib: 0,
-        client_kib: 0,
-    },
-    Resident {
-        server_kib: 0,
-        client_kib: 0,
-    },
-));
+static IDLE: Mutex<(Resident, Resident)> =
+    Mutex::new((Resident { server_kib: 0, client_kib: 0 }, Resident { server_kib: 0, client_kib: 0 }));
 
 thread_local! {
     static MINE: RefCell<Option<Latencies>> = const { RefCell::new(None) };

@@ -1,0 +1,104 @@
+//! The load side: asynchronous calls whose callback makes the next one, or threads with blocking calls.
+
+use std::sync::Arc;
+
+use bench_load::{Job, Load, NAME, PWD, clock, login_is_right};
+use mprpc_runtime::{Error, MprpcApplication, MprpcChannel};
+
+use crate::{
+    Field, field,
+    proto::{
+        bench::{EchoRequest, EchoResponse, LoginRequest, LoginResponse},
+        bench_mprpc::BenchRpc_Stub,
+    },
+};
+
+pub(crate) fn run(app: &MprpcApplication, load: Load) -> Result<(), Error> {
+    let payload = Field::from(load.scenario.job.payload());
+    let dial = || match MprpcChannel::new(app) {
+        Ok(channel) => BenchRpc_Stub::new(channel),
+        Err(error) => load.fail(error),
+    };
+    if load.scenario.threads > 0 || load.scenario.per_call {
+        // The threads share the channel, which keeps a connection for each that is calling.
+        let stub = dial();
+        load.run_threads(|| {
+            let stub = stub.clone();
+            move || login_answer(&stub.login(&login()))
+        });
+    }
+    let idle = load.open_idle(|| {
+        let stub = dial();
+        if let Err(why) = login_answer(&stub.login_start(&login()).wait()) {
+            load.fail(why);
+        }
+        stub
+    });
+    // A channel has one connection for asynchronous calls to an address.
+    let callers: Vec<_> = (0..load.scenario.connections)
+        .map(|_| Arc::new(Caller { stub: dial(), load: load.clone(), payload: payload.clone() }))
+        .collect();
+    load.begin();
+    for caller in &callers {
+        (0..load.scenario.in_flight).for_each(|_| caller.clone().next());
+    }
+    let _held = idle;
+    bench_load::park()
+}
+
+/// Keeps calls going on one connection.
+struct Caller {
+    stub: BenchRpc_Stub,
+    load: Load,
+    payload: Field,
+}
+
+impl Caller {
+    fn next(self: Arc<Self>) {
+        let start = clock::now();
+        let this = self.clone();
+        match self.load.scenario.job {
+            Job::Login => {
+                self.stub.login_async(&login(), move |result| this.done(start, login_answer(&result)))
+            }
+            Job::Echo(_) => {
+                let request = EchoRequest { payload: self.payload.clone(), ..Default::default() };
+                self.stub.echo_async(&request, move |result| {
+                    let answer = echo_answer(&result, &this.payload);
+                    this.done(start, answer);
+                });
+            }
+        }
+    }
+
+    fn done(self: Arc<Self>, start: u64, answer: Result<(), String>) {
+        match answer {
+            Err(why) => self.load.fail(why),
+            Ok(()) if self.load.stopped() => {}
+            Ok(()) => {
+                self.load.record(start);
+                self.next();
+            }
+        }
+    }
+}
+
+fn login() -> LoginRequest {
+    LoginRequest { name: field(NAME), pwd: field(PWD), ..Default::default() }
+}
+
+fn login_answer(result: &Result<LoginResponse, Error>) -> Result<(), String> {
+    match result {
+        Err(error) => Err(error.to_string()),
+        Ok(answer) if login_is_right(answer.result.errcode, &answer.result.errmsg, answer.success) => Ok(()),
+        Ok(_) => Err("a wrong answer".into()),
+    }
+}
+
+fn echo_answer(result: &Result<EchoResponse, Error>, payload: &Field) -> Result<(), String> {
+    match result {
+        Err(error) => Err(error.to_string()),
+        Ok(answer) if answer.payload == *payload => Ok(()),
+        Ok(_) => Err("a wrong answer".into()),
+    }
+}
