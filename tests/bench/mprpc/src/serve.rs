@@ -47,6 +47,8 @@ fn application(addr: SocketAddr, options: &Options, wire: &str) -> Result<MprpcA
     config.set("rpcserverip", addr.ip().to_string())?;
     config.set("rpcserverport", addr.port().to_string())?;
     config.set("protocol", wire)?;
+    // Room for the answers and requests of E, four times a megabyte; by default a connection takes one megabyte ahead.
+    config.set("max_output", "16M")?;
     for (key, value) in options.starting_with("set.") {
         config.set(key, value)?;
     }
