@@ -152,7 +152,7 @@ impl Load {
 
     /// Makes blocking calls from the scenario's threads (one, if it names none). `open` runs once a thread, before the first call, and
     /// gives what makes a call and says why one was wrong.
-    pub fn run_threads<C>(&self, open: impl Fn() -> C) -> !
+    pub fn run_threads<C>(&self, mut open: impl FnMut() -> C) -> !
     where
         C: FnMut() -> Result<(), String> + Send + 'static,
     {
