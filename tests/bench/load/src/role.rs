@@ -122,9 +122,8 @@ impl Load {
     /// Starts the warm-up, after which the window opens. The process ends with it.
     pub fn begin(&self) {
         clock::now();
-        let (server, warmup, window, job, idle) =
-            (self.server, self.warmup, self.window, self.scenario.job, self.scenario.idle);
-        thread::spawn(move || window::run(server, warmup, window, job, idle));
+        let (server, scenario, warmup, window) = (self.server, self.scenario, self.warmup, self.window);
+        thread::spawn(move || window::run(server, scenario, warmup, window));
     }
 
     /// Whether the window is over. Calls that end later count for nothing.

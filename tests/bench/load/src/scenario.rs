@@ -20,7 +20,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// The scenario of that name, `A` to `G` or `T1` to `T999`.
+    /// The scenario of that name, `A` to `G` or `T1` to `T999`; `I` is F without calls, for what idleness costs.
     pub fn named(name: &str) -> Option<Self> {
         let one =
             Self { connections: 1, in_flight: 1, idle: 0, threads: 0, per_call: false, job: Job::Login };
@@ -31,6 +31,7 @@ impl Scenario {
             "D" => Self { connections: 64, in_flight: 16, ..one },
             "E" => Self { in_flight: 4, job: Job::Echo(1 << 20), ..one },
             "F" => Self { idle: 10_000, ..one },
+            "I" => Self { idle: 10_000, connections: 0, ..one },
             "G" => Self { per_call: true, ..one },
             _ => {
                 let threads = name.strip_prefix('T')?.parse().ok()?;

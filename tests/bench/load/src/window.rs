@@ -14,7 +14,7 @@ use std::{
 use hdrhistogram::Histogram;
 
 use crate::{
-    Job, clock,
+    Scenario, clock,
     usage::{Cpu, Resident, machine_busy, memory_kib},
 };
 
@@ -51,7 +51,7 @@ pub(crate) fn note_idle(resident: Resident, opened: bool) {
 }
 
 /// Runs the window from its warm-up to the end of the process.
-pub(crate) fn run(server: u32, warmup: Duration, window: Duration, job: Job, idle: usize) -> ! {
+pub(crate) fn run(server: u32, scenario: Scenario, warmup: Duration, window: Duration) -> ! {
     thread::sleep(warmup);
     let me = process::id();
     let (server_before, busy_before, me_before) = (Cpu::of(server), machine_busy(), Cpu::of(me));
@@ -69,26 +69,23 @@ pub(crate) fn run(server: u32, warmup: Duration, window: Duration, job: Job, idl
         latencies.add(&*lock(mine)).expect("all histograms have the same bounds");
     }
     let calls = latencies.len();
+    let memory = per_connection(scenario.idle);
+    if scenario.connections == 0 {
+        println!("{{\"srv_cpu_ms\":{:.3},{memory}}}", server_cpu as f64 / 1e6);
+        process::exit(0)
+    }
     if calls == 0 {
         fail_now("no call ended within the window");
     }
     let seconds = nanos as f64 / 1e9;
     let micros = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
     let cpu_seconds_per_million = |cpu: u64| cpu as f64 / 1e3 / calls as f64;
-    let (before, after) = *lock(&IDLE);
-    let per_connection = match idle {
-        0 => "null".to_owned(),
-        n => format!("{:.3}", after.server_kib.saturating_sub(before.server_kib) as f64 / n as f64),
-    };
-    let client_per_connection =
-        after.client_kib.saturating_sub(before.client_kib) as f64 / idle.max(1) as f64;
     let others = busy.saturating_sub(server_cpu + me_cpu) as f64 / nanos as f64;
     println!(
         "{{\"calls_s\":{:.0},\"mb_s\":{:.1},\"p50_us\":{:.1},\"p99_us\":{:.1},\"p999_us\":{:.1},\"srv_cpu_s_per_m\":{:.3},\
-         \"cli_cpu_s_per_m\":{:.3},\"srv_rss_kb\":{},\"srv_kib_per_conn\":{per_connection},\
-         \"cli_kib_per_conn\":{client_per_connection:.3},\"other_cpu_pct\":{:.0}}}",
+         \"cli_cpu_s_per_m\":{:.3},\"srv_rss_kb\":{},{memory},\"other_cpu_pct\":{:.0}}}",
         calls as f64 / seconds,
-        calls as f64 * job.size() as f64 / seconds / 1e6,
+        calls as f64 * scenario.job.size() as f64 / seconds / 1e6,
         micros(0.5),
         micros(0.99),
         micros(0.999),
@@ -98,6 +95,18 @@ pub(crate) fn run(server: u32, warmup: Duration, window: Duration, job: Job, idl
         others * 100.0,
     );
     process::exit(0)
+}
+
+/// What an idle connection takes in both processes, as JSON.
+fn per_connection(idle: usize) -> String {
+    let (before, after) = *lock(&IDLE);
+    let each = |before: u64, after: u64| match idle {
+        0 => "null".to_owned(),
+        n => format!("{:.3}", after.saturating_sub(before) as f64 / n as f64),
+    };
+    let (server, client) =
+        (each(before.server_kib, after.server_kib), each(before.client_kib, after.client_kib));
+    format!("\"srv_kib_per_conn\":{server},\"cli_kib_per_conn\":{client}")
 }
 
 /// See [`Load::fail`](crate::Load::fail).
