@@ -25,13 +25,25 @@ use crate::{
 /// let options = mprpc_runtime::CallOptions::new().timeout(Duration::from_millis(200));
 /// ```
 #[derive(Clone, Debug, Default)]
-pub struct CallOptions {
+pub struct CallOptions(Option<Arc<Given>>);
+
+/// What was set. Shared, as each asynchronous call keeps its options to the end.
+#[derive(Clone, Debug)]
+pub(crate) struct Given {
     pub(crate) timeout: Option<Duration>,
     pub(crate) metadata: Metadata,
     pub(crate) attachment: Bytes,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) controller: Option<MprpcController>,
 }
+
+static NOTHING: Given = Given {
+    timeout: None,
+    metadata: Metadata::new(),
+    attachment: Bytes::new(),
+    cancel: None,
+    controller: None,
+};
 
 impl CallOptions {
     /// Options that change nothing.
@@ -42,29 +54,37 @@ impl CallOptions {
     /// The time from the call to the decoded reply. Never infinite: more than a year counts as one.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = Some(timeout.min(Duration::from_secs(365 * 24 * 3600)));
+        self.change().timeout = Some(timeout.min(Duration::from_secs(365 * 24 * 3600)));
         self
     }
 
     /// Sends a key and a value along with the request.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
-        self.metadata.set(key, value);
+        self.change().metadata.set(key, value);
         self
     }
 
     /// Sends bytes beside the message, which spares serializing them.
     #[must_use]
     pub fn attachment(mut self, bytes: impl Into<Bytes>) -> Self {
-        self.attachment = bytes.into();
+        self.change().attachment = bytes.into();
         self
     }
 
     /// Ends the call when `token` is cancelled.
     #[must_use]
     pub fn cancel_with(mut self, token: CancelToken) -> Self {
-        self.cancel = Some(token);
+        self.change().cancel = Some(token);
         self
+    }
+
+    pub(crate) fn given(&self) -> &Given {
+        self.0.as_deref().unwrap_or(&NOTHING)
+    }
+
+    pub(crate) fn change(&mut self) -> &mut Given {
+        Arc::make_mut(self.0.get_or_insert_with(|| Arc::new(NOTHING.clone())))
     }
 }
 

@@ -58,14 +58,14 @@ impl RpcChannel for InProcessChannel {
                 Err(failure) => Err(error(failure.status, failure.ran)),
             });
         });
-        let mut cancel = call.options.cancel.clone();
+        let mut cancel = call.options.given().cancel.clone();
         let cancellable = cancel.is_some();
         let incoming = Incoming {
             service: method.service,
             method: method.name,
             body: Body::Shared(request.into()),
-            attachment: &call.options.attachment,
-            metadata: call.options.metadata.clone(),
+            attachment: &call.options.given().attachment,
+            metadata: call.options.given().metadata.clone(),
             deadline: Some(deadline),
             received: began,
             peer: None,

@@ -80,7 +80,7 @@ impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
 impl Call<'_> {
     /// The time allowed: the caller's, else the method's, else `default`.
     pub fn timeout(&self, default: Duration) -> Duration {
-        self.options.timeout.or(self.method.timeout).unwrap_or(default)
+        self.options.given().timeout.or(self.method.timeout).unwrap_or(default)
     }
 
     /// A failure of this call before any peer was chosen.

@@ -39,8 +39,9 @@ impl Stub {
     #[must_use]
     pub fn controlled_by(&self, controller: &mut MprpcController) -> Self {
         let mut options = self.options.clone();
-        options.cancel = Some(controller.token());
-        options.controller = Some(controller.clone());
+        let given = options.change();
+        given.cancel = Some(controller.token());
+        given.controller = Some(controller.clone());
         self.with(options)
     }
 
@@ -56,7 +57,7 @@ impl Stub {
         let mut response = R::new();
         let call = Call { method, request, options: &self.options };
         let result = self.channel.call_blocking(call, &mut response);
-        match &self.options.controller {
+        match &self.options.given().controller {
             None => result.map(|_| response),
             Some(controller) => {
                 let (result, extras) = match result {
@@ -89,7 +90,7 @@ impl Stub {
         R: MessageFull,
     {
         let mut options = self.options.clone();
-        let cancel = options.cancel.get_or_insert_with(CancelToken::new).clone();
+        let cancel = options.change().cancel.get_or_insert_with(CancelToken::new).clone();
         let allowed = Call { method, request, options: &options }.timeout(DEFAULT_TIMEOUT);
         let pending = Pending::new(method, cancel, allowed);
         let shared = pending.shared();
@@ -118,7 +119,7 @@ impl Stub {
         R: MessageFull,
     {
         let call = Call { method, request, options };
-        let controller = options.controller.clone();
+        let controller = options.given().controller.clone();
         let parse = move |received: Received<'_>| {
             let mut response = R::new();
             parse_response(method, &received.body, &mut response)?;

@@ -1,12 +1,19 @@
 //! The worker pool: threads for handlers that may block, behind one bounded queue.
+//!
+//! Waking a thread costs more than a short handler. So while handlers are short no more workers are
+//! woken than there are cores, and another one only when a job has waited too long: the handlers
+//! that run may be blocked. Once handlers are known to be long, every job wakes a worker.
 
 use std::{
     collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 /// Threads that run jobs of one kind, in the order in which they came.
@@ -21,10 +28,14 @@ struct Shared<J> {
     /// A worker ended.
     ended: Condvar,
     limit: usize,
+    cores: usize,
+    /// The moving average of how long a job runs, in microseconds.
+    usual: AtomicU64,
 }
 
 struct Queue<J> {
-    jobs: VecDeque<J>,
+    /// With the time at which each came.
+    jobs: VecDeque<(Instant, J)>,
     idle: usize,
     workers: usize,
     stopping: bool,
@@ -42,8 +53,9 @@ impl<J: Send + 'static> Pool<J> {
         run: impl Fn(J) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let queue = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0, workers: 0, stopping: false });
-        let shared = Shared { queue, work: Condvar::new(), ended: Condvar::new(), limit };
-        let pool = Self { shared: Arc::new(shared) };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (work, ended, usual) = (Condvar::new(), Condvar::new(), AtomicU64::new(0));
+        let pool = Self { shared: Arc::new(Shared { queue, work, ended, limit, cores, usual }) };
         let run = Arc::new(run);
         for n in 0..threads {
             let (shared, run) = (pool.shared.clone(), run.clone());
@@ -55,19 +67,23 @@ impl<J: Send + 'static> Pool<J> {
     }
 
     /// Hands over as many of `jobs` as the queue takes, in one go with one wake-up. What stays in
-    /// `jobs` was refused.
-    pub fn submit(&self, jobs: &mut Vec<J>) {
+    /// `jobs` was refused. While jobs wait and workers sleep, it gives the time at which it wants
+    /// to be called again, with or without jobs: one that waits by then gets a worker of its own.
+    pub fn submit(&self, jobs: &mut Vec<J>, now: Instant) -> Option<Instant> {
         let mut queue = self.shared.lock();
         if queue.stopping {
-            return;
+            return None;
         }
         let room = self.shared.limit.saturating_sub(queue.jobs.len()).min(jobs.len());
-        queue.jobs.extend(jobs.drain(..room));
-        let wake = room > 0 && queue.idle > 0;
+        queue.jobs.extend(jobs.drain(..room).map(|job| (now, job)));
+        let late = queue.jobs.front().is_some_and(|(since, _)| now >= *since + PATIENCE);
+        let wake = self.shared.wants_another(&queue) || (late && queue.idle > 0);
+        let again = (!queue.jobs.is_empty() && queue.idle > 0).then(|| now + PATIENCE);
         drop(queue);
         if wake {
             self.shared.work.notify_one();
         }
+        again
     }
 
     /// Jobs that wait.
@@ -90,10 +106,15 @@ impl<J: Send + 'static> Pool<J> {
 impl<J> Shared<J> {
     fn work_off(&self, run: &dyn Fn(J)) {
         while let Some(job) = self.next() {
+            let began = Instant::now();
             // A job answers its call when it is dropped, also by unwinding.
             if catch_unwind(AssertUnwindSafe(|| run(job))).is_err() {
                 log::error!("a handler panicked; its call was answered INTERNAL");
             }
+            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).min(1 << 40);
+            // Two workers may overwrite each other's step; an average can bear that.
+            let usual = self.usual.load(Ordering::Relaxed);
+            self.usual.store((7 * usual + took) / 8, Ordering::Relaxed);
         }
         self.lock().workers -= 1;
         self.ended.notify_all();
@@ -102,9 +123,9 @@ impl<J> Shared<J> {
     fn next(&self) -> Option<J> {
         let mut queue = self.lock();
         loop {
-            if let Some(job) = queue.jobs.pop_front() {
+            if let Some((_, job)) = queue.jobs.pop_front() {
                 // This job may block: pass the wake-up on before running it.
-                let wake = !queue.jobs.is_empty() && queue.idle > 0;
+                let wake = self.wants_another(&queue);
                 drop(queue);
                 if wake {
                     self.work.notify_one();
@@ -120,6 +141,11 @@ impl<J> Shared<J> {
         }
     }
 
+    fn wants_another(&self, queue: &Queue<J>) -> bool {
+        let long = self.usual.load(Ordering::Relaxed) >= LONG_US;
+        !queue.jobs.is_empty() && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Queue<J>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -131,6 +157,11 @@ impl<J> Drop for Pool<J> {
         self.shared.work.notify_all();
     }
 }
+
+/// How long a job may wait for one of the workers that are awake.
+const PATIENCE: Duration = Duration::from_millis(1);
+/// A job that runs as long as this, in microseconds, is worth a wake-up.
+const LONG_US: u64 = 50;
 
 #[cfg(test)]
 mod tests {
@@ -146,12 +177,12 @@ mod tests {
             done.send(n).unwrap();
         })
         .unwrap();
-        pool.submit(&mut vec![0]);
+        pool.submit(&mut vec![0], Instant::now());
         while pool.queued() > 0 {
             thread::yield_now();
         }
         let mut jobs = vec![1, 2, 3, 4];
-        pool.submit(&mut jobs);
+        pool.submit(&mut jobs, Instant::now());
         assert_eq!(jobs, [3, 4]);
         for n in 0..3 {
             go.send(()).unwrap();
@@ -168,7 +199,7 @@ mod tests {
             done.send(n).unwrap();
         })
         .unwrap();
-        pool.submit(&mut vec![1, 2]);
+        pool.submit(&mut vec![1, 2], Instant::now());
         assert_eq!(results.recv_timeout(Duration::from_secs(10)), Ok(2));
     }
 }

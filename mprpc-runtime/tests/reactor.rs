@@ -181,8 +181,9 @@ impl Accept for EchoServer {
         Box::new(Echo::new(self.seen.clone(), home))
     }
 
-    fn end_turn(&self) {
+    fn end_turn(&self, _: Instant) -> Option<Instant> {
         self.turns.fetch_add(1, Ordering::Relaxed);
+        None
     }
 
     fn closed(&self, _peer: SocketAddr, reason: Option<&str>) {

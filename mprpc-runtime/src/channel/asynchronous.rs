@@ -9,8 +9,6 @@ use std::{
     time::Instant,
 };
 
-use bytes::Bytes;
-
 use super::{
     Attempts, Failed, MprpcChannel,
     encode::{self, Head, Payload},
@@ -18,10 +16,11 @@ use super::{
 };
 use crate::{
     connection::{
-        CancelToken, Command, Metadata,
+        CancelToken, Command,
         call::{Completion, Failure, Outcome},
         cancel::CancelGuard,
     },
+    controller::CallOptions,
     error::Ran,
     rpc_channel::{Call, Done},
     status::Status,
@@ -32,9 +31,7 @@ use crate::{
 pub(super) struct AsyncCall {
     channel: MprpcChannel,
     attempts: Attempts,
-    metadata: Metadata,
-    attachment: Bytes,
-    cancel: Option<CancelToken>,
+    options: CallOptions,
     /// The request for the wire of the present attempt, and where in it the message lies.
     frame: Vec<u8>,
     message: std::ops::Range<usize>,
@@ -52,13 +49,10 @@ impl AsyncCall {
             Ok(peer) => peer,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
         };
-        let options = call.options;
         let mut this = Box::new(Self {
             channel,
             attempts,
-            metadata: options.metadata.clone(),
-            attachment: options.attachment.clone(),
-            cancel: options.cancel.clone(),
+            options: call.options.clone(),
             frame: Vec::new(),
             message: 0..0,
             wire: peer.wire,
@@ -71,12 +65,13 @@ impl AsyncCall {
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
-        let mut frame = Vec::with_capacity(HEAD_GUESS + self.attachment.len() + payload.len());
+        let given = self.options.given();
+        let mut frame = Vec::with_capacity(HEAD_GUESS + given.attachment.len() + payload.len());
         let head = Head {
             method: self.attempts.method,
             remaining: self.attempts.deadline.saturating_duration_since(now),
-            metadata: &self.metadata,
-            attachment: &self.attachment,
+            metadata: &given.metadata,
+            attachment: &given.attachment,
         };
         self.message = encode::request(&mut frame, self.wire, 0, &head, payload);
         self.frame = frame;
@@ -89,7 +84,7 @@ impl AsyncCall {
             Err(error) => return finish(self.done, Err(error)),
         };
         let shared = peer.shared(clients, &self.channel.0.client);
-        let tag = match &self.cancel {
+        let tag = match &self.options.given().cancel {
             None => 0,
             Some(token) => {
                 let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
@@ -125,7 +120,7 @@ impl AsyncCall {
 
     fn again(mut self: Box<Self>) -> Result<(), (Box<Self>, Failure)> {
         let now = Instant::now();
-        if self.cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
+        if self.options.given().cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             let status = Status::cancelled("cancelled by the caller");
             return Err((self, Failure { ran: Ran::No, status }));
         }

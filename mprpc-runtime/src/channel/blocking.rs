@@ -107,7 +107,7 @@ impl Blocking {
         deadline: Instant,
         response: &mut dyn MessageDyn,
     ) -> Result<ReplyExtras, Failure> {
-        let token = call.options.cancel.as_ref();
+        let token = call.options.given().cancel.as_ref();
         // Ends the read below from another thread; writing is still possible then.
         let _guard = match token {
             None => None,
@@ -124,8 +124,8 @@ impl Blocking {
         let head = Head {
             method: call.method,
             remaining: deadline.saturating_duration_since(Instant::now()),
-            metadata: &call.options.metadata,
-            attachment: &call.options.attachment,
+            metadata: &call.options.given().metadata,
+            attachment: &call.options.given().attachment,
         };
         let start = Start { tag: TAG, deadline, empty_ok: call.method.empty_response, done: () };
         self.conn.start(

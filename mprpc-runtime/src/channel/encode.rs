@@ -66,12 +66,12 @@ pub(super) fn request(
 
 /// Refuses a request that has no place in a frame.
 pub(super) fn check_size(call: &Call<'_>) -> Result<(), Status> {
-    let size = call.request.compute_size_dyn() + call.options.attachment.len() as u64;
+    let size = call.request.compute_size_dyn() + call.options.given().attachment.len() as u64;
     if size > MAX_FRAME {
         let text = format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
         return Err(Status::resource_exhausted(text));
     }
-    let size = call.options.metadata.size();
+    let size = call.options.given().metadata.size();
     if size > MAX_METADATA {
         let text = format!("the metadata of {size} bytes is over {MAX_METADATA} bytes");
         return Err(Status::invalid_argument(text));

@@ -181,7 +181,7 @@ struct Failed {
 
 impl Attempts {
     fn new(call: &Call<'_>, default: Duration) -> Self {
-        let began = Instant::now();
+        let began = reactor::now();
         let allowed = call.timeout(default);
         let deadline = began + allowed;
         Self { method: call.method, began, allowed, deadline, count: 0, peer: None, tried: Vec::new() }
@@ -193,7 +193,7 @@ impl Attempts {
         if now >= self.deadline {
             return refuse(Status::deadline_exceeded("no time was left to send the call"));
         }
-        if call.options.cancel.as_ref().is_some_and(|token| token.is_cancelled()) {
+        if call.options.given().cancel.as_ref().is_some_and(|token| token.is_cancelled()) {
             return refuse(Status::cancelled("cancelled before it was sent"));
         }
         if !call.request.is_initialized_dyn() {

@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// A snapshot with the peers of its endpoints, in the same order.
-type Known = (Arc<Snapshot>, Arc<[Arc<Peer>]>);
+type Known = (Arc<Snapshot>, Vec<Arc<Peer>>);
 
 /// One service as the channel knows it.
 pub(super) struct ServiceState {
@@ -36,7 +36,7 @@ impl ServiceState {
             short: method.short_service().to_owned(),
             methods: Vec::new(),
         };
-        Self { name, known: Mutex::new((Arc::default(), Arc::from([]))), turn: AtomicUsize::new(0) }
+        Self { name, known: Mutex::default(), turn: AtomicUsize::new(0) }
     }
 
     /// The next peer in turn that serves the method. One that is known to be bad, is draining or
@@ -48,7 +48,12 @@ impl ServiceState {
         now: Instant,
         peer: impl Fn(SocketAddr, Wire) -> Arc<Peer>,
     ) -> Result<Arc<Peer>, Failure> {
-        let peers = self.peers(snapshot, peer);
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !Arc::ptr_eq(&known.0, snapshot) {
+            let peers = snapshot.endpoints.iter().map(|endpoint| peer(endpoint.addr, endpoint.wire));
+            *known = (snapshot.clone(), peers.collect());
+        }
+        let peers = &known.1;
         let serves = |endpoint: &Endpoint| {
             endpoint.methods.as_ref().is_none_or(|methods| methods.contains(call.method.name))
         };
@@ -68,19 +73,6 @@ impl ServiceState {
         let least = all().map(|each| flaws(&each)).min().unwrap_or_default();
         let turn = (turn / count) % best(least).count().max(1);
         best(least).nth(turn).map(|(_, peer)| peer.clone()).ok_or_else(|| self.nobody(call.method))
-    }
-
-    fn peers(
-        &self,
-        snapshot: &Arc<Snapshot>,
-        peer: impl Fn(SocketAddr, Wire) -> Arc<Peer>,
-    ) -> Arc<[Arc<Peer>]> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&known.0, snapshot) {
-            let peers = snapshot.endpoints.iter().map(|endpoint| peer(endpoint.addr, endpoint.wire));
-            *known = (snapshot.clone(), peers.collect());
-        }
-        known.1.clone()
     }
 
     fn nobody(&self, method: &MethodDescriptor) -> Failure {

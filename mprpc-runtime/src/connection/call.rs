@@ -68,6 +68,11 @@ pub fn append_message(message: &dyn MessageDyn, out: &mut Vec<u8>) -> Result<(),
 pub struct Metadata(Vec<(String, Vec<u8>)>);
 
 impl Metadata {
+    /// No pairs.
+    pub const fn new() -> Self {
+        Self(Vec::new())
+    }
+
     /// Sets `key`, replacing what it held.
     pub fn set(&mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
         let key = key.into();
@@ -133,9 +138,6 @@ pub struct Incoming<'a> {
 pub trait Dispatch: Send + Sync {
     /// Sees to it that `call` is answered through its ticket, now or later, from any thread.
     fn dispatch(&self, call: Incoming<'_>);
-
-    /// Ends a reactor's turn: calls gathered for other threads are handed over.
-    fn end_turn(&self) {}
 }
 
 /// The right, and the duty, to answer one call. Dropped unused, it answers with an error.

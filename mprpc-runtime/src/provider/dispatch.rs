@@ -53,8 +53,8 @@ impl Accept for Server {
         Box::new(ServerConnection::new(id, Some(peer), settings, dispatch, mailbox.clone(), now))
     }
 
-    fn end_turn(&self) {
-        self.dispatcher.end_turn();
+    fn end_turn(&self, now: Instant) -> Option<Instant> {
+        self.dispatcher.end_turn(now)
     }
 }
 
@@ -80,6 +80,19 @@ impl Dispatcher {
         self.running.load(Ordering::SeqCst)
     }
 
+    /// Hands the calls gathered in a turn to the workers. Gives the time at which to do so again.
+    fn end_turn(&self, now: Instant) -> Option<Instant> {
+        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
+        if gathered.is_empty() && self.running() == 0 {
+            return None;
+        }
+        let again = self.workers.submit(&mut gathered, now);
+        for job in gathered.drain(..) {
+            job.refuse();
+        }
+        again
+    }
+
     /// Ends the workers, waiting for those that run until `deadline`.
     pub(super) fn stop(&self, deadline: Instant) {
         self.workers.stop(deadline);
@@ -102,17 +115,6 @@ impl Dispatch for Dispatcher {
         let (route, running) = (route.clone(), self.running.clone());
         let job = Job { route, call: Some(call.into_owned()), running };
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner).push(job);
-    }
-
-    fn end_turn(&self) {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        if gathered.is_empty() {
-            return;
-        }
-        self.workers.submit(&mut gathered);
-        for job in gathered.drain(..) {
-            job.refuse();
-        }
     }
 }
 

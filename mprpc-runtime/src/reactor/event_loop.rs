@@ -7,6 +7,7 @@
 
 use std::{
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     io::{self, ErrorKind},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -18,7 +19,7 @@ use mio::{Events, Interest, Poll, Token, net::TcpStream};
 use socket2::SockRef;
 
 use super::{
-    Accept, LogLimit, ReactorOptions,
+    Accept, LogLimit, ReactorOptions, TURN,
     handle::{Order, REACTOR, next_id},
     slot::{End, Slot, Turn},
 };
@@ -28,10 +29,12 @@ pub(super) struct EventLoop {
     poll: Poll,
     mailbox: Arc<Mailbox>,
     options: ReactorOptions,
-    slots: HashMap<ConnId, Box<Slot>>,
+    slots: HashMap<ConnId, Box<Slot>, BuildHasherDefault<IdHasher>>,
     turn: Turn,
     /// Whose connections were touched in this turn.
     servers: Vec<Arc<dyn Accept>>,
+    /// When servers want their turn to end, though nothing else may happen.
+    recalls: Vec<(Instant, Arc<dyn Accept>)>,
     ends: LogLimit,
     stopped: bool,
 }
@@ -42,9 +45,10 @@ impl EventLoop {
             poll,
             mailbox,
             options,
-            slots: HashMap::new(),
+            slots: HashMap::default(),
             turn: Turn::new(),
             servers: Vec::new(),
+            recalls: Vec::new(),
             ends: LogLimit::default(),
             stopped: false,
         }
@@ -78,7 +82,8 @@ impl EventLoop {
         let timeout = if taken || !idle {
             Some(Duration::ZERO)
         } else {
-            let next = self.turn.timers.next();
+            let recalls = self.recalls.iter().map(|(at, _)| *at);
+            let next = recalls.chain(self.turn.timers.next()).min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         };
         self.poll(events, timeout)?;
@@ -97,6 +102,7 @@ impl EventLoop {
 
     fn turn(&mut self, events: &Events, posts: &mut Posts) {
         self.turn.now = Instant::now();
+        TURN.set(Some(self.turn.now));
         posts.drain(|id, command, bytes| self.post(id, command, bytes));
         for event in events {
             if let Some(slot) = self.slots.get_mut(&ConnId(event.token().0 as u64)) {
@@ -244,8 +250,19 @@ impl EventLoop {
     }
 
     fn end_turn(&mut self) {
+        let now = self.turn.now;
+        for (at, accept) in std::mem::take(&mut self.recalls) {
+            if now < at {
+                self.recalls.push((at, accept));
+            } else if !self.servers.iter().any(|a| Arc::ptr_eq(a, &accept)) {
+                self.servers.push(accept);
+            }
+        }
         for accept in self.servers.drain(..) {
-            guarded(|| accept.end_turn());
+            self.recalls.retain(|(_, a)| !Arc::ptr_eq(a, &accept));
+            if let Some(at) = guarded(|| accept.end_turn(now)).flatten() {
+                self.recalls.push((at, accept));
+            }
         }
     }
 
@@ -277,6 +294,24 @@ fn guarded<T>(f: impl FnOnce() -> T) -> Option<T> {
         log::error!("a panic on a reactor thread was caught; this is a bug");
     }
     result.ok()
+}
+
+/// Ids rise by one: multiplying by an odd number spreads them over the bits that a table uses.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, _bytes: &[u8]) {
+        unreachable!("ids are hashed by write_u64");
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
 }
 
 const EVENTS: usize = 1024;

@@ -95,8 +95,10 @@ pub trait Accept: Send + Sync {
     ) -> Box<dyn Connection>;
 
     /// A turn of a reactor that holds connections of this server ends: what was gathered can be
-    /// handed over.
-    fn end_turn(&self) {}
+    /// handed over. The time it gives, if any, is when it wants to be called again at the latest.
+    fn end_turn(&self, _now: Instant) -> Option<Instant> {
+        None
+    }
 
     /// A connection of this server is gone; `reason` is what it said of that.
     fn closed(&self, _peer: SocketAddr, _reason: Option<&str>) {}
@@ -136,7 +138,7 @@ impl Reactor {
         }));
         let handle = Handle::new(mailbox.clone());
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
-            ON_REACTOR.set(true);
+            TURN.set(Some(Instant::now()));
             EventLoop::new(poll, mailbox, options).run();
         })?;
         Ok((handle, thread))
@@ -145,11 +147,17 @@ impl Reactor {
 
 /// Whether the calling thread is a reactor's, on which nothing may block.
 pub fn on_reactor_thread() -> bool {
-    ON_REACTOR.get()
+    TURN.get().is_some()
+}
+
+/// The current time: on a reactor's thread the beginning of its turn, which spares reading the clock.
+pub fn now() -> Instant {
+    TURN.get().unwrap_or_else(Instant::now)
 }
 
 thread_local! {
-    static ON_REACTOR: Cell<bool> = const { Cell::new(false) };
+    /// On a reactor's thread the beginning of its turn.
+    static TURN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
 /// Lets one line in ten seconds into the log, and counts the others.
