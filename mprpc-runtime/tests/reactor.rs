@@ -50,7 +50,6 @@ struct Echo {
     timer: Option<Instant>,
     paused: bool,
     /// Offered to be read into, once it is there.
-    room: Vec<u8>,
     /// The way back to this very connection, if it was accepted.
     home: Option<(ConnId, Arc<Mailbox>)>,
     seen: Sender<Seen>,
@@ -58,15 +57,7 @@ struct Echo {
 
 impl Echo {
     fn new(seen: Sender<Seen>, home: Option<(ConnId, Arc<Mailbox>)>) -> Self {
-        Self {
-            output: Output::default(),
-            intent: Intent::Open,
-            timer: None,
-            paused: false,
-            room: Vec::new(),
-            home,
-            seen,
-        }
+        Self { output: Output::default(), intent: Intent::Open, timer: None, paused: false, home, seen }
     }
 
     fn say(&self, seen: Seen) {
@@ -93,7 +84,6 @@ impl Connection for Echo {
                 mailbox.lend(*id, 0);
                 mailbox.reclaim(self.output.buffer(), |_, _| {});
             }
-            Some(b'D') => self.room = vec![0; 1000],
             Some(b'R') => self.intent = Intent::Reset,
             Some(b'W') => self.paused = true,
             Some(b'T') => self.timer = Some(now + Duration::from_millis(50)),
@@ -102,14 +92,6 @@ impl Connection for Echo {
             _ => {}
         }
         self.output.buffer().extend_from_slice(bytes);
-    }
-
-    fn room(&mut self) -> Option<&mut [u8]> {
-        Some(&mut self.room)
-    }
-
-    fn filled(&mut self, n: usize, _now: Instant) {
-        self.output.buffer().extend_from_slice(&self.room[..n]);
     }
 
     fn eof(&mut self, _now: Instant) {
@@ -610,17 +592,6 @@ fn no_post_is_overlooked_by_a_reactor_that_goes_to_sleep() {
             stream.read_exact(&mut got).unwrap();
             assert_eq!(u32::from_be_bytes(got), i);
         }
-    }
-}
-
-#[test]
-fn bytes_are_read_into_the_room_that_a_connection_offers() {
-    let server = Server::start(1);
-    let stream = server.client();
-    round_trip(&stream, b"D").unwrap();
-    for len in [1, 999, 1000, 1001, 100_000] {
-        let bytes: Vec<u8> = (0..len).map(|i: u32| (i / 3) as u8).collect();
-        round_trip(&stream, &bytes).unwrap();
     }
 }
 

@@ -341,6 +341,23 @@ fn a_full_worker_queue_refuses_and_says_so() {
 }
 
 #[test]
+fn blocked_handlers_do_not_keep_sleeping_workers_from_the_next_calls() {
+    with_stub(&[("worker_threads", "8")], |stub, _| {
+        // Short calls first: the pool believes that few workers are enough.
+        for _ in 0..200 {
+            stub.echo(&text("x")).unwrap();
+        }
+        let began = Instant::now();
+        let naps: Vec<_> = (0..8).map(|_| stub.sleep_start(&nap(1000))).collect();
+        for nap in naps {
+            nap.wait().unwrap();
+        }
+        // One after the other on two cores would take four seconds at least.
+        assert!(began.elapsed() < ms(3500), "{:?}", began.elapsed());
+    });
+}
+
+#[test]
 fn calls_in_flight_survive_a_drain() {
     let app = app(&[]);
     let (provider, _) = serve(&app);

@@ -58,14 +58,6 @@ pub trait Connection: Send {
     /// Bytes arrived.
     fn receive(&mut self, bytes: &[u8], now: Instant);
 
-    /// Room to read the middle of a large frame into, which spares a copy; `filled` follows.
-    fn room(&mut self) -> Option<&mut [u8]> {
-        None
-    }
-
-    /// The first `n` bytes of `room` were read.
-    fn filled(&mut self, _n: usize, _now: Instant) {}
-
     /// The peer sent FIN. More bytes will not come.
     fn eof(&mut self, now: Instant);
 

@@ -233,11 +233,7 @@ impl Slot {
                 break;
             }
             let (connection, scratch) = (&mut self.connection, &mut turn.scratch);
-            let (result, size, direct) = match connection.room() {
-                Some(room) if !room.is_empty() => (self.stream.read(room), room.len(), true),
-                _ => (self.stream.read(scratch), scratch.len(), false),
-            };
-            match result {
+            match self.stream.read(scratch) {
                 Ok(0) => {
                     self.input = Input::Eof;
                     if self.out != Out::Broken {
@@ -246,14 +242,10 @@ impl Slot {
                 }
                 Ok(n) => {
                     budget = budget.saturating_sub(n);
-                    if n < size && !self.ending {
+                    if n < scratch.len() && !self.ending {
                         self.input = Input::Empty;
                     }
-                    if direct {
-                        connection.filled(n, turn.now);
-                    } else {
-                        connection.receive(&scratch[..n], turn.now);
-                    }
+                    connection.receive(&scratch[..n], turn.now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.input = Input::Empty,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}

@@ -29,8 +29,12 @@ impl Inbox {
         self.bytes.capacity()
     }
 
-    /// Appends what was read.
+    /// Appends what was read. Memory grows with what was received, never with what was announced:
+    /// fourfold, so that a large frame is copied on little.
     pub fn push(&mut self, bytes: &[u8]) {
+        if self.bytes.capacity() - self.bytes.len() < bytes.len() {
+            self.bytes.reserve(bytes.len() + 3 * self.bytes.len());
+        }
         self.bytes.extend_from_slice(bytes);
     }
 
