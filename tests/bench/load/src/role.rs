@@ -149,13 +149,14 @@ impl Load {
         window::fail(why)
     }
 
-    /// Makes blocking calls from the scenario's threads (one, if it names none). `open` runs once a thread, before the first call, and
+    /// Makes blocking calls from the scenario's threads, or from one for each of its connections. `open` runs once a thread, before the first call, and
     /// gives what makes a call and says why one was wrong.
     pub fn run_threads<C>(&self, mut open: impl FnMut() -> C) -> !
     where
         C: FnMut() -> Result<(), String> + Send + 'static,
     {
-        let callers: Vec<C> = (0..self.scenario.threads.max(1)).map(|_| open()).collect();
+        let callers: Vec<C> =
+            (0..self.scenario.threads.max(self.scenario.connections)).map(|_| open()).collect();
         self.begin();
         for mut caller in callers {
             let load = self.clone();
