@@ -21,6 +21,14 @@ pub enum Body<'a> {
     Shared(Bytes),
 }
 
+impl<'a> Body<'a> {
+    /// `part`, which is shared without a copy if it is large and lies in `whole`; else `whole` is empty.
+    pub(super) fn of(part: &'a [u8], whole: &Bytes) -> Self {
+        let share = !whole.is_empty() && part.len() >= mux::LARGE;
+        if share { Self::Shared(whole.slice_ref(part)) } else { Self::Slice(part) }
+    }
+}
+
 impl Body<'_> {
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {

@@ -47,6 +47,19 @@ impl Inbox {
         }
     }
 
+    /// Takes everything out, to be shared without a copy; `thaw` takes back what was not used.
+    pub fn freeze(self) -> Bytes {
+        self.bytes.freeze()
+    }
+
+    /// An inbox with these bytes. Copied only if somebody else still holds what they were part of.
+    pub fn thaw(bytes: Bytes) -> Self {
+        if bytes.is_empty() {
+            return Self::default();
+        }
+        Self { bytes: bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])) }
+    }
+
     /// Takes the first `n` bytes out without copying them.
     pub fn take(&mut self, n: usize) -> Bytes {
         self.bytes.split_to(n).freeze()

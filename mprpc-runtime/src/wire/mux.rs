@@ -14,6 +14,8 @@ pub use super::meta::{Hello, RequestMeta, ResponseMeta};
 pub const MAGIC: [u8; 4] = *b"MRPC";
 /// How many bytes stand before the meta.
 pub const HEADER_LEN: usize = 20;
+/// A body of this size is handed on without a copy.
+pub const LARGE: usize = 16 << 10;
 /// The version of the format that this module speaks.
 pub const VERSION: u32 = 1;
 /// The flag of a call's last frame in one direction.
@@ -87,6 +89,13 @@ impl Header {
             body_len: u32::from_le_bytes([b0, b1, b2, b3]),
             call_id: u64::from_le_bytes(call_id),
         }))
+    }
+
+    /// Whether `bytes` begin with a complete frame whose body is worth sharing instead of copying.
+    pub fn begins_large(bytes: &[u8]) -> bool {
+        let Ok(Some(header)) = Self::decode(bytes) else { return false };
+        let total = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
+        header.body_len as usize >= LARGE && bytes.len() >= total
     }
 
     /// The header's bytes.

@@ -13,6 +13,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{
     Intent,
     call::{Failure, Outcome},
@@ -90,6 +92,8 @@ pub struct ClientConnection<C> {
     /// No deadline of a call in flight is earlier.
     earliest: Option<Instant>,
     inbox: Inbox,
+    /// While a large frame is parsed, all the bytes it lies in; else empty.
+    whole: Bytes,
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
     output: Output,
@@ -154,6 +158,7 @@ impl<C> ClientConnection<C> {
             next_id: 1,
             earliest: None,
             inbox: Inbox::default(),
+            whole: Bytes::new(),
             skip: 0,
             output,
             watch: Watch::default(),

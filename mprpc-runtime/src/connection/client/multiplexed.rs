@@ -1,5 +1,7 @@
 //! The client's side of the mux wire.
 
+use bytes::Bytes;
+
 use super::{ClientConnection, Phase, Sink};
 use crate::{
     connection::{
@@ -8,7 +10,10 @@ use crate::{
     },
     error::Ran,
     status::{Code, Status},
-    wire::mux::{self, END, HEADER_LEN, Header, Hello, Kind, ResponseMeta},
+    wire::{
+        buf::Inbox,
+        mux::{self, END, HEADER_LEN, Header, Hello, Kind, ResponseMeta},
+    },
 };
 
 impl<C> ClientConnection<C> {
@@ -19,8 +24,18 @@ impl<C> ClientConnection<C> {
             inbox.push(&bytes[used..]);
         } else {
             inbox.push(bytes);
-            let used = self.parse(inbox.as_slice(), sink);
-            inbox.consume(used);
+            if self.skip == 0 && Header::begins_large(inbox.as_slice()) {
+                let bytes = inbox.freeze();
+                self.whole = bytes.clone();
+                let used = self.parse(&bytes, sink);
+                self.whole = Bytes::new();
+                let rest = bytes.slice(used..);
+                drop(bytes);
+                inbox = Inbox::thaw(rest);
+            } else {
+                let used = self.parse(inbox.as_slice(), sink);
+                inbox.consume(used);
+            }
         }
         if self.is_open() {
             self.inbox = inbox;
@@ -89,7 +104,11 @@ impl<C> ClientConnection<C> {
                 }
                 Err(error) => return self.violation(&format!("the Hello: {error}"), sink),
             },
-            Some(Kind::Response) => self.end_call(header.call_id, outcome(&header, meta, body), sink),
+            Some(Kind::Response) => {
+                let whole = std::mem::take(&mut self.whole);
+                self.end_call(header.call_id, outcome(&header, meta, body, &whole), sink);
+                self.whole = whole;
+            }
             // A peer that pings but takes no Pongs must not make us hoard them.
             Some(Kind::Ping) if self.output.len() <= self.settings.max_output => {
                 mux::write_control(self.output.buffer(), Kind::Pong, 0, body);
@@ -145,12 +164,12 @@ impl<C> ClientConnection<C> {
     }
 }
 
-fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
+fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8], whole: &Bytes) -> Outcome<'a> {
     if header.flags & END == 0 {
         return Err(maybe(Status::unimplemented("the peer streams its response, which version 1 does not")));
     }
     if meta.is_empty() {
-        return Ok(Received { body: Body::Slice(body), attachment: &[], metadata: Metadata::default() });
+        return Ok(Received { body: Body::of(body, whole), attachment: &[], metadata: Metadata::default() });
     }
     let meta = ResponseMeta::decode(meta)
         .map_err(|error| maybe(Status::internal(format!("the header of the response: {error}"))))?;
@@ -169,7 +188,7 @@ fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8]) -> Outcome<'a> {
         return Err(maybe(Status::internal("attachment_size of the response is larger than its body")));
     };
     let (message, attachment) = body.split_at(at);
-    Ok(Received { body: Body::Slice(message), attachment, metadata: Metadata::from_wire(&meta.metadata) })
+    Ok(Received { body: Body::of(message, whole), attachment, metadata: Metadata::from_wire(&meta.metadata) })
 }
 
 fn maybe(status: Status) -> Failure {

@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{
     Command, ConnId, Connection, Dispatch, Intent, Mailbox,
     calls::Calls,
@@ -72,6 +74,8 @@ pub struct ServerConnection {
     /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
+    /// While a large frame is parsed, all the bytes it lies in; else empty.
+    whole: Bytes,
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
     /// The front of the inbox has to wait until a call ends or output is taken.
@@ -134,6 +138,7 @@ impl ServerConnection {
             calls: Calls::default(),
             last_id: 0,
             inbox: Inbox::default(),
+            whole: Bytes::new(),
             skip: 0,
             blocked: false,
             output: Output::default(),

@@ -165,7 +165,7 @@ impl ServerConnection {
         self.dispatch.dispatch(Incoming {
             service: meta.service,
             method: meta.method,
-            body: Body::Slice(message),
+            body: Body::of(message, &self.whole),
             attachment,
             metadata: Metadata::from_wire(&meta.metadata),
             deadline: meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us))),

@@ -2,8 +2,14 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::{Phase, ServerConnection};
-use crate::wire::decoder::{Sniff, sniff};
+use crate::wire::{
+    buf::Inbox,
+    decoder::{Sniff, sniff},
+    mux::Header,
+};
 
 /// How far a look at the bytes got.
 pub(super) enum Progress {
@@ -59,9 +65,19 @@ impl ServerConnection {
     /// Parses what waits in the inbox: more bytes came, or the reason to wait is gone.
     pub(super) fn parse_inbox(&mut self, now: Instant) {
         let mut inbox = std::mem::take(&mut self.inbox);
-        let used = self.parse(inbox.as_slice(), now);
-        if self.is_open() {
+        if matches!(self.phase, Phase::Mux(_)) && self.skip == 0 && Header::begins_large(inbox.as_slice()) {
+            let bytes = inbox.freeze();
+            self.whole = bytes.clone();
+            let used = self.parse(&bytes, now);
+            self.whole = Bytes::new();
+            let rest = bytes.slice(used..);
+            drop(bytes);
+            inbox = Inbox::thaw(rest);
+        } else {
+            let used = self.parse(inbox.as_slice(), now);
             inbox.consume(used);
+        }
+        if self.is_open() {
             self.inbox = inbox;
         }
     }
