@@ -13,7 +13,7 @@ use crate::{
     descriptor::MethodDescriptor,
     error::{Error, Ran},
     rpc_channel::{call_error, refuse_on_reactor},
-    status::Status,
+    status::{Code, Status},
 };
 
 /// The future of a response. Needs no executor of its own: `wait` blocks, `.await` works on any.
@@ -60,7 +60,11 @@ impl<T> Pending<T> {
     /// # Panics
     /// If the result was taken already by polling the future.
     pub fn wait(self) -> Result<T, Error> {
-        refuse_on_reactor(self.method)?;
+        if let Err(error) = refuse_on_reactor(self.method) {
+            // The call itself is under way.
+            let status = Status::new(Code::FailedPrecondition, error.to_string());
+            return Err(call_error(self.method, status, Ran::Maybe, self.began.elapsed(), self.allowed));
+        }
         let limit = self.began + self.allowed + SLACK;
         let mut state = self.shared.lock();
         loop {

@@ -37,6 +37,11 @@ pub trait RpcChannel: Send + Sync {
     /// one, at the latest when the time allowed is over; it must not block.
     fn call_method(&self, call: Call<'_>, done: Done);
 
+    /// The time that calls are allowed which say nothing themselves.
+    fn default_timeout(&self) -> Duration {
+        DEFAULT_TIMEOUT
+    }
+
     /// Makes a call, waits, and parses the answer into `response`. Returns what came beside it.
     ///
     /// # Errors
@@ -44,7 +49,7 @@ pub trait RpcChannel: Send + Sync {
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
         let began = Instant::now();
-        let allowed = call.timeout(DEFAULT_TIMEOUT);
+        let allowed = call.timeout(self.default_timeout());
         let (tell, told) = crossbeam_channel::bounded(1);
         self.call_method(
             call,
@@ -70,6 +75,10 @@ pub trait RpcChannel: Send + Sync {
 impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
     fn call_method(&self, call: Call<'_>, done: Done) {
         (**self).call_method(call, done);
+    }
+
+    fn default_timeout(&self) -> Duration {
+        (**self).default_timeout()
     }
 
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {

@@ -13,7 +13,7 @@ use crate::{
     descriptor::MethodDescriptor,
     error::Error,
     pending::Pending,
-    rpc_channel::{Call, DEFAULT_TIMEOUT, RpcChannel, extras, parse_response},
+    rpc_channel::{Call, RpcChannel, extras, parse_response, refuse_on_reactor},
 };
 
 /// What a generated `XxxRpc_Stub` wraps. Cheap to clone.
@@ -90,11 +90,20 @@ impl Stub {
         R: MessageFull,
     {
         let mut options = self.options.clone();
-        let cancel = options.change().cancel.get_or_insert_with(CancelToken::new).clone();
-        let allowed = Call { method, request, options: &options }.timeout(DEFAULT_TIMEOUT);
-        let pending = Pending::new(method, cancel, allowed);
+        // A token of its own: cancelling or dropping this call is no reason to end its siblings.
+        let own = CancelToken::new();
+        let given = options.change().cancel.replace(own.clone());
+        let guard = given.map(|token| {
+            let own = own.clone();
+            token.guard(move || own.cancel())
+        });
+        let allowed = Call { method, request, options: &options }.timeout(self.channel.default_timeout());
+        let pending = Pending::new(method, own, allowed);
         let shared = pending.shared();
-        self.begin(method, request, &options, move |result| shared.complete(result));
+        self.begin(method, request, &options, move |result| {
+            drop(guard);
+            shared.complete(result);
+        });
         pending
     }
 
@@ -104,6 +113,9 @@ impl Stub {
         Q: MessageFull,
         R: MessageFull,
     {
+        if refuse_on_reactor(method).is_err() {
+            return requests.iter().filter_map(|_| refuse_on_reactor(method).err().map(Err)).collect();
+        }
         let started: Vec<Pending<R>> = requests.iter().map(|request| self.start(method, request)).collect();
         started.into_iter().map(Pending::wait).collect()
     }

@@ -413,3 +413,43 @@ fn a_service_notified_twice_and_a_provider_without_services_are_errors() {
     let empty = mprpc_runtime::RpcProvider::new(&app).start().err().unwrap();
     assert!(empty.to_string().contains("notify_service"), "{empty}");
 }
+
+#[test]
+fn one_cancelled_future_does_not_end_its_siblings() {
+    with_stub(&[], |stub, _| {
+        let token = mprpc_runtime::CancelToken::new();
+        let stub = stub.with(CallOptions::new().cancel_with(token.clone()));
+        let (one, two) = (stub.sleep_start(&nap(300)), stub.sleep_start(&nap(300)));
+        drop(one);
+        two.wait().expect("only its sibling was dropped");
+        let (one, two) = (stub.sleep_start(&nap(5000)), stub.sleep_start(&nap(5000)));
+        token.cancel();
+        for pending in [one, two] {
+            assert_eq!(pending.wait().unwrap_err().code(), Code::Cancelled);
+        }
+    });
+}
+
+#[test]
+fn a_blocking_call_to_a_peer_that_reads_nothing_ends_in_time() {
+    let app = app(&[]);
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [deaf.local_addr().unwrap()]));
+    // More than the buffers of both sides hold.
+    let big = Blob { data: vec![1; 64 << 20], ..Default::default() };
+    let began = Instant::now();
+    let error = stub.with(CallOptions::new().timeout(ms(300))).echo_blob(&big).unwrap_err();
+    assert!(matches!(error.code(), Code::DeadlineExceeded | Code::Unavailable), "{error}");
+    assert!(began.elapsed() < ms(3000), "{:?}", began.elapsed());
+}
+
+#[test]
+fn the_configured_timeout_holds_for_futures_and_batches_too() {
+    with_stub(&[("timeout", "300ms")], |stub, _| {
+        let error = stub.sleep_start(&nap(5000)).wait().unwrap_err();
+        assert!(error.to_string().contains("of 300 ms"), "{error}");
+    });
+    with_stub(&[("timeout", "20s")], |stub, _| {
+        assert!(stub.sleep_start(&nap(5600)).wait().is_ok(), "longer than the default of 5 s");
+    });
+}

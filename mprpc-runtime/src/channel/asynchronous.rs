@@ -98,10 +98,18 @@ impl AsyncCall {
         self.target = Some((peer, shared.clone()));
         let deadline = self.attempts.deadline;
         let empty_ok = self.attempts.method.empty_response;
+        let token = self.options.given().cancel.clone();
         let start = Command::Start { tag, deadline, empty_ok, done: self };
-        if let Err(Command::Start { done, .. }) = shared.reactor.mailbox().try_post(shared.conn, start) {
-            let text = "too many calls wait to be sent by this process";
-            done.complete(Err(Failure { ran: Ran::No, status: Status::resource_exhausted(text) }));
+        match shared.reactor.mailbox().try_post(shared.conn, start) {
+            Err(Command::Start { done, .. }) => {
+                let text = "this process ends, or too many of its calls wait to be sent";
+                done.complete(Err(Failure { ran: Ran::No, status: Status::resource_exhausted(text) }));
+            }
+            // Cancelled before there was a call to cancel.
+            Ok(()) if token.is_some_and(|token| token.is_cancelled()) => {
+                shared.reactor.mailbox().post(shared.conn, Command::Cancel(tag), |_| ());
+            }
+            _ => {}
         }
     }
 
@@ -111,7 +119,7 @@ impl AsyncCall {
         let mut stale = false;
         if let Some((peer, shared)) = &self.target {
             stale = shared.link.was_open() && !shared.link.takes_calls();
-            if !shared.link.was_open() {
+            if !shared.link.was_open() && !shared.link.takes_calls() {
                 peer.failed(Instant::now());
             }
         }

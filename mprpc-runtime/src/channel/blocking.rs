@@ -9,7 +9,8 @@ use std::{
 };
 
 use protobuf::MessageDyn;
-use rustix::net::{RecvFlags, recv};
+use rustix::net::{RecvFlags, SendFlags, recv, send};
+use socket2::SockRef;
 
 use super::{
     Failed,
@@ -18,7 +19,7 @@ use super::{
 };
 use crate::{
     connection::{
-        CancelToken,
+        CancelToken, Intent,
         call::{Failure, Outcome, ReplyExtras},
         client::{ClientConnection, ClientSettings, Start},
     },
@@ -38,24 +39,32 @@ pub(super) fn call(
     while let Some(mut connection) = peer.take_idle() {
         if connection.is_alive() {
             let result = connection.call(call, deadline, response);
-            return finish(peer, connection, result).map_err(|failure| Failed { failure, stale: true });
+            // Only a connection that ended meanwhile says nothing about the peer.
+            let stale = !connection.conn.takes_calls();
+            return finish(peer, connection, call, result).map_err(|failure| Failed { failure, stale });
         }
     }
     let fresh = |failure| Failed { failure, stale: false };
     let mut connection = Blocking::connect(peer, settings, deadline).map_err(fresh)?;
     let result = connection.call(call, deadline, response);
-    if !connection.conn.was_open() {
+    if !connection.conn.was_open() && connection.conn.intent() != Intent::Open {
         peer.failed(Instant::now());
     }
-    finish(peer, connection, result).map_err(fresh)
+    finish(peer, connection, call, result).map_err(fresh)
 }
 
 fn finish(
     peer: &Peer,
     connection: Blocking,
+    call: &Call<'_>,
     result: Result<ReplyExtras, Failure>,
 ) -> Result<ReplyExtras, Failure> {
-    if connection.conn.is_idle() {
+    // A token's hook may still be about to shut this socket down, which must not hit the next call.
+    let cancelled = call.options.given().cancel.as_ref().is_some_and(CancelToken::is_cancelled);
+    if connection.conn.intent() == Intent::Reset {
+        // All that tells a legacy callee that its answer is no longer wanted. Fails only on a dead socket.
+        let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
+    } else if connection.conn.is_idle() && !cancelled {
         peer.give_back(connection);
     }
     if result.is_ok() {
@@ -176,27 +185,40 @@ impl Blocking {
         })
     }
 
-    /// Writes all that waits.
+    /// Writes all that waits; once the call has ended, only what the socket takes without waiting.
     fn flush(&mut self, ending: &mut Ending<'_>) {
         while !self.conn.output().is_empty() {
-            match self.stream.write(self.conn.output().pending()) {
+            if ending.result.is_some() {
+                return self.flush_now();
+            }
+            let now = Instant::now();
+            let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
+            let wait = until.saturating_duration_since(now);
+            if wait.is_zero() {
+                self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
+                continue;
+            }
+            let written =
+                self.be_patient(wait).and_then(|()| self.stream.write(self.conn.output().pending()));
+            match written {
                 Ok(n) => self.conn.output().advance(n),
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if is_timeout(&error) => {
-                    let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
-                    self.conn.timeout(Instant::now(), sink);
-                    if ending.result.is_some() {
-                        return;
-                    }
-                }
+                Err(error) if is_timeout(&error) => {}
                 Err(error) => {
                     // The peer may have answered, or said why, before it closed. The failed write
                     // took the socket's error, so that the end looks like a FIN here: it is none.
                     let _ = self.take_buffered(ending);
-                    let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
-                    return self.conn.lost(&error, sink);
+                    return self.conn.lost(&error, &mut |(), outcome| ending.end(outcome));
                 }
             }
+        }
+    }
+
+    /// Writes what the socket takes at once. What stays makes the connection unfit for the pool.
+    fn flush_now(&mut self) {
+        if let Ok(n) =
+            send(&self.stream, self.conn.output().pending(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
+        {
+            self.conn.output().advance(n);
         }
     }
 
@@ -205,7 +227,9 @@ impl Blocking {
         let mut nobody = Nothing::default();
         let mut ending = Ending { response: &mut nobody, result: None };
         let alive = self.take_buffered(&mut ending).is_ok();
-        self.flush(&mut ending);
+        if !self.conn.output().is_empty() {
+            self.flush_now();
+        }
         alive && self.conn.is_idle()
     }
 

@@ -133,14 +133,18 @@ impl MprpcChannel {
 }
 
 impl RpcChannel for MprpcChannel {
+    fn default_timeout(&self) -> Duration {
+        self.0.app.settings().timeout
+    }
+
     fn call_method(&self, call: Call<'_>, done: Done) {
-        let attempts = Attempts::new(&call, self.0.app.settings().timeout);
+        let attempts = Attempts::new(&call, self.default_timeout());
         AsyncCall::start(self.clone(), &call, attempts, done);
     }
 
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
-        let mut attempts = Attempts::new(&call, self.0.app.settings().timeout);
+        let mut attempts = Attempts::new(&call, self.default_timeout());
         loop {
             let now = Instant::now();
             let failed = match attempts.may_start(&call, now).and_then(|()| self.pick(&attempts, now)) {

@@ -12,7 +12,7 @@ use std::{
 use super::blocking::Blocking;
 use crate::{
     connection::{
-        ConnId,
+        Command, ConnId,
         client::{ClientConnection, ClientSettings, Link},
     },
     reactor,
@@ -39,6 +39,13 @@ pub(super) struct Shared {
     pub(super) reactor: reactor::Handle,
     pub(super) conn: ConnId,
     pub(super) link: Arc<Link>,
+}
+
+impl Drop for Shared {
+    /// The last who could post is gone: the connection ends once its calls have.
+    fn drop(&mut self) {
+        self.reactor.mailbox().post(self.conn, Command::Drain, |_| ());
+    }
 }
 
 impl Peer {
@@ -95,7 +102,11 @@ impl Peer {
     }
 
     /// A connect failed: avoid the peer for a while that doubles from 100 ms to 5 s.
+    /// Every call that waited for the connect says so; the first counts.
     pub(super) fn failed(&self, now: Instant) {
+        if self.is_bad(now) {
+            return;
+        }
         let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
         let pause = (FIRST_PAUSE * (1 << failures)).min(LONGEST_PAUSE);
         self.bad_until.store(self.millis(now + pause).max(1), Ordering::Relaxed);

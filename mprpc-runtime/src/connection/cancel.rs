@@ -2,6 +2,7 @@
 
 use std::{
     fmt,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -35,7 +36,8 @@ impl CancelToken {
         self.0.raised.store(true, Ordering::SeqCst);
         let hooks = std::mem::take(&mut *self.hooks());
         for (_, hook) in hooks {
-            hook();
+            // The hooks are others' code; one that panics must not keep the rest from running.
+            let _ = catch_unwind(AssertUnwindSafe(hook));
         }
     }
 
@@ -74,7 +76,12 @@ impl CancelToken {
 
 impl Drop for CancelGuard {
     fn drop(&mut self) {
-        self.0.hooks().retain(|(id, _)| *id != self.1);
+        let mut hooks = self.0.hooks();
+        let at = hooks.iter().position(|(id, _)| *id == self.1);
+        let hook = at.map(|at| hooks.swap_remove(at));
+        // What the hook owns may reach for this token again when it is dropped.
+        drop(hooks);
+        drop(hook);
     }
 }
 

@@ -87,8 +87,11 @@ impl Dispatcher {
             return None;
         }
         let again = self.workers.submit(&mut gathered, now);
-        for job in gathered.drain(..) {
-            job.refuse();
+        if !gathered.is_empty() {
+            // Answering takes locks and wakes reactors, which must not wait for this one.
+            let refused = std::mem::take(&mut *gathered);
+            drop(gathered);
+            refused.into_iter().for_each(Job::refuse);
         }
         again
     }

@@ -68,8 +68,10 @@ impl EventLoop {
     /// Waits until there is something to do, and takes out what was posted.
     fn wait(&mut self, events: &mut Events, posts: &mut Posts) -> io::Result<()> {
         let idle = self.turn.queue.is_empty();
+        let next = self.recalls.iter().map(|(at, _)| *at).chain(self.turn.timers.next()).min();
         if idle && !self.options.spin.is_zero() {
-            let until = Instant::now() + self.options.spin;
+            let spun = Instant::now() + self.options.spin;
+            let until = next.map_or(spun, |next| spun.min(next));
             while Instant::now() < until {
                 self.poll(events, Some(Duration::ZERO))?;
                 if self.mailbox.take(posts, false) || !events.is_empty() {
@@ -82,8 +84,6 @@ impl EventLoop {
         let timeout = if taken || !idle {
             Some(Duration::ZERO)
         } else {
-            let recalls = self.recalls.iter().map(|(at, _)| *at);
-            let next = recalls.chain(self.turn.timers.next()).min();
             next.map(|at| at.saturating_duration_since(Instant::now()))
         };
         self.poll(events, timeout)?;

@@ -62,6 +62,7 @@ impl<C> ClientConnection<C> {
 
     /// Fails every call in flight. Those that were not written at all never will be.
     pub(super) fn end_all(&mut self, text: &str, sink: Sink<'_, C>) {
+        self.refuse();
         let mut unsent = None;
         for (_, call) in self.calls.drain() {
             let ran = self.ran(&call);

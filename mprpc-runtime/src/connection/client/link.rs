@@ -34,6 +34,13 @@ impl<C> ClientConnection<C> {
         self
     }
 
+    /// Before the calls that end now may be tried again: not here.
+    pub(super) fn refuse(&self) {
+        if let Some(link) = &self.link {
+            link.refuses.store(true, Ordering::Release);
+        }
+    }
+
     pub(super) fn tell(&self) {
         if let Some(link) = &self.link {
             link.refuses.store(!self.takes_calls(), Ordering::Release);

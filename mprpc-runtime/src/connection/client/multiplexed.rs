@@ -145,6 +145,7 @@ impl<C> ClientConnection<C> {
     /// The peer takes no new calls; those above `last` did not run.
     fn go_away(&mut self, last: u64, reason: &[u8], sink: Sink<'_, C>) {
         self.leaving = true;
+        self.refuse();
         let reason = String::from_utf8_lossy(&reason[..reason.len().min(MAX_REASON)]);
         let text = format!("the peer went away: {reason}");
         let ids = self.calls.iter().map(|(id, _)| id);
