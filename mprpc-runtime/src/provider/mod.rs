@@ -116,7 +116,7 @@ impl RpcProvider {
         let server = Arc::new(server);
         let accepting = Some(acceptor.run(&reactors, server.clone(), max_connections)?);
         let mut running =
-            RunningProvider { app: self.app, server, reactors, accepting, addr, published: false };
+            RunningProvider { app: self.app, server, reactors, accepting, addr, published: None };
         // Whoever reads the announcement may start a caller, which should find us.
         running.publish()?;
         running.announce();
@@ -131,7 +131,8 @@ pub struct RunningProvider {
     reactors: reactor::Pool,
     accepting: Option<Accepting>,
     addr: SocketAddr,
-    published: bool,
+    /// The address in the registry.
+    published: Option<SocketAddr>,
 }
 
 impl RunningProvider {
@@ -164,14 +165,15 @@ impl RunningProvider {
 
     fn publish(&mut self) -> Result<(), Error> {
         let settings = self.app.settings();
+        let addr = advertised(settings, self.addr);
         self.app.registry()?.publish(Publication {
-            addr: advertised(settings, self.addr),
+            addr,
             instance: self.app.instance(),
             services: self.server.dispatcher.table.names(),
             weight: 100,
             legacy: settings.legacy,
         })?;
-        self.published = true;
+        self.published = Some(addr);
         Ok(())
     }
 
@@ -180,10 +182,10 @@ impl RunningProvider {
         let Some(accepting) = self.accepting.take() else { return 0 };
         let began = Instant::now();
         let deadline = began + self.app.settings().drain_timeout;
-        let registry = self.app.registry().ok().filter(|_| self.published);
-        if let Some(registry) = &registry {
+        let registry = self.published.zip(self.app.registry().ok());
+        if let Some((addr, registry)) = &registry {
             // Without ZooKeeper nobody can be told; the time belongs to the calls that run.
-            registry.drain(deadline.min(began + LEAVE));
+            registry.drain(*addr, deadline.min(began + LEAVE));
         }
         accepting.stop(LEAVE);
         let dispatcher = &self.server.dispatcher;
@@ -195,8 +197,8 @@ impl RunningProvider {
         let cut = dispatcher.running();
         self.reactors.stop(LEAVE);
         dispatcher.stop(if cut == 0 { Instant::now() + LEAVE } else { deadline });
-        if let Some(registry) = registry {
-            registry.withdraw(Instant::now() + LEAVE);
+        if let Some((addr, registry)) = registry {
+            registry.withdraw(addr, Instant::now() + LEAVE);
         }
         let (finished, seconds) = (before.saturating_sub(cut), began.elapsed().as_secs_f64());
         log::info!(

@@ -1,6 +1,6 @@
 //! Direct mode: the configuration names the endpoints, nobody is asked.
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use super::{Endpoint, Publication, Registry, ServiceName, Snapshot};
 use crate::error::Error;
@@ -27,9 +27,9 @@ impl Registry for DirectRegistry {
         Ok(())
     }
 
-    fn drain(&self, _deadline: Instant) {}
+    fn drain(&self, _addr: SocketAddr, _deadline: Instant) {}
 
-    fn withdraw(&self, _deadline: Instant) {}
+    fn withdraw(&self, _addr: SocketAddr, _deadline: Instant) {}
 
     fn lookup(&self, _service: &ServiceName, _deadline: Instant) -> Result<Arc<Snapshot>, Error> {
         Ok(Arc::clone(&self.snapshot))

@@ -70,11 +70,11 @@ pub trait Registry: Send + Sync {
     /// that failed, such as because another process holds the address.
     fn publish(&self, publication: Publication) -> Result<(), Error>;
 
-    /// Tells callers that this process takes no new calls. Returns at `deadline` at the latest.
-    fn drain(&self, deadline: Instant);
+    /// Tells callers that `addr` takes no new calls. Returns at `deadline` at the latest.
+    fn drain(&self, addr: SocketAddr, deadline: Instant);
 
-    /// Takes everything out again. Returns when it is out, or at `deadline`.
-    fn withdraw(&self, deadline: Instant);
+    /// Takes out again what was published at `addr`. Returns when it is out, or at `deadline`.
+    fn withdraw(&self, addr: SocketAddr, deadline: Instant);
 
     /// Who serves `service`. The first look-up of a service waits, at most until `deadline`;
     /// later ones return the newest snapshot at once, whatever state the registry is in.

@@ -46,12 +46,12 @@ fn a_provider_is_published_found_drained_and_withdrawn() {
     assert_eq!(snapshot.endpoints[0].methods, None);
     assert!(Arc::ptr_eq(&snapshot, &look(&caller)));
 
-    registry.drain(soon());
+    registry.drain(addr, soon());
     assert!(corner.text(&path).unwrap().contains("state=draining"));
     assert!(corner.text(mirror).is_none());
     eventually(ms(2000), "seen to drain", || look(&caller).endpoints[0].draining);
 
-    registry.withdraw(soon());
+    registry.withdraw(addr, soon());
     assert!(corner.text(&path).is_none());
     eventually(ms(2000), "seen to be gone", || look(&caller).endpoints.is_empty());
 }
@@ -109,7 +109,7 @@ fn one_of_two_instances_has_the_legacy_name_and_the_other_inherits_it() {
     registry_b.publish(b.publication()).unwrap();
     thread::sleep(ms(400));
     assert!(names(a.addr));
-    registry_a.withdraw(soon());
+    registry_a.withdraw(a.addr, soon());
     eventually(ms(1000), "the second inherits", || names(b.addr));
     assert_eq!(addrs(&look(&registry_a)), [b.addr]);
 }
@@ -329,7 +329,7 @@ fn a_restart_and_an_outage_longer_than_the_session_are_survived() {
         again.get_data(&path, false).is_ok_and(|(_, stat)| stat.version == 1)
     };
     eventually(ms(15_000), "published again", || published(&provider) && published(&second));
-    second_registry.withdraw(soon());
+    second_registry.withdraw(second.addr, soon());
     eventually(ms(10_000), "fresh again", || addrs(&look(&caller)) == [provider.addr]);
 }
 
@@ -355,7 +355,7 @@ fn a_hanging_zookeeper_keeps_nobody_waiting() {
         thread::sleep(ms(50));
     }
     let start = Instant::now();
-    registry.withdraw(Instant::now() + ms(500));
+    registry.withdraw(provider.addr, Instant::now() + ms(500));
     assert!(start.elapsed() < ms(1500), "bounded");
     registry.publish(provider.publication()).unwrap();
     own.signal("-CONT");

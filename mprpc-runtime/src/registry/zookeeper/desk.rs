@@ -2,6 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::SocketAddr,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant},
 };
@@ -44,7 +45,8 @@ pub(super) struct Desk {
 #[derive(Default)]
 pub(super) struct Wanted {
     pub(super) publications: Vec<Publication>,
-    pub(super) draining: bool,
+    /// Addresses that take no new calls.
+    pub(super) draining: Vec<SocketAddr>,
     pub(super) mirror: MirrorPolicy,
     pub(super) app: String,
     /// Milliseconds since 1970 at which this registry began.
@@ -153,13 +155,20 @@ impl Shared {
 }
 
 impl Wanted {
+    /// Publishes nothing more at `addr`.
+    pub(super) fn forget(&mut self, addr: SocketAddr) {
+        self.publications.retain(|old| old.addr != addr);
+        self.draining.retain(|old| *old != addr);
+    }
+
     /// All nodes that this makes, with their paths.
     pub(super) fn claims(&self) -> Vec<(String, Claim)> {
         let mut claims = Vec::new();
         for one in &self.publications {
             let (addr, id) = (one.addr, one.instance);
-            let text = nodes::instance_text(one, self.draining, &self.app, self.start);
-            let mirrored = one.legacy && !self.draining && self.mirror != MirrorPolicy::Off;
+            let draining = self.draining.contains(&addr);
+            let text = nodes::instance_text(one, draining, &self.app, self.start);
+            let mirrored = one.legacy && !draining && self.mirror != MirrorPolicy::Off;
             for service in &one.services {
                 let (role, data) = (Role::Instance, text.clone().into_bytes());
                 let path = format!("{}/{addr}", nodes::instances_dir(service));

@@ -24,7 +24,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -197,23 +197,20 @@ impl Registry for ZooKeeperRegistry {
             log::warn!("C++ callers know IPv4 only and will not find {addr}");
         }
         let change = self.change(|wanted| {
-            wanted.publications.retain(|old| old.addr != addr);
+            wanted.forget(addr);
             wanted.publications.push(publication);
         });
         let tried = self.shared.tried(change, Instant::now() + FIRST_ATTEMPT);
         if self.options.require { tried } else { Ok(()) }
     }
 
-    fn drain(&self, deadline: Instant) {
-        let change = self.change(|wanted| wanted.draining = true);
+    fn drain(&self, addr: SocketAddr, deadline: Instant) {
+        let change = self.change(|wanted| wanted.draining.push(addr));
         self.shared.done(change, deadline);
     }
 
-    fn withdraw(&self, deadline: Instant) {
-        let change = self.change(|wanted| {
-            wanted.publications.clear();
-            wanted.draining = false;
-        });
+    fn withdraw(&self, addr: SocketAddr, deadline: Instant) {
+        let change = self.change(|wanted| wanted.forget(addr));
         self.shared.done(change, deadline);
     }
 
