@@ -12,7 +12,7 @@ use std::{
 };
 
 use mprpc_runtime::{
-    Code, Controller, MprpcApplication, MprpcConfig, Reply, RpcProvider, RunningProvider, Status,
+    Code, Controller, MprpcApplication, MprpcConfig, Reply, ReplyExtras, RpcProvider, RunningProvider, Status,
 };
 
 use crate::proto::{
@@ -79,7 +79,9 @@ impl EchoServiceRpc for Echo {
     fn later_deferred(&self, _: Controller, request: Nap, reply: Reply<Text>) {
         thread::spawn(move || {
             thread::sleep(Duration::from_millis(request.ms.into()));
-            reply.send(Ok(Text { text: "later".into(), ..Default::default() }));
+            let mut extras = ReplyExtras { attachment: b"beside".to_vec(), ..Default::default() };
+            extras.metadata.set("slept", request.ms.to_string());
+            reply.send_with(Ok(Text { text: "later".into(), ..Default::default() }), &extras);
         });
     }
 

@@ -255,6 +255,26 @@ fn metadata_and_attachments_reach_the_handler() {
 }
 
 #[test]
+fn what_came_beside_a_response_is_in_the_controller() {
+    with_stub(&[], |stub, _| {
+        let mut controller = MprpcController::new();
+        let controlled = stub.controlled_by(&mut controller);
+        for blocking in [true, false] {
+            let reply =
+                if blocking { controlled.later(&nap(5)) } else { controlled.later_start(&nap(5)).wait() };
+            assert_eq!(reply.unwrap().text, "later");
+            assert_eq!(controller.response_metadata("slept").unwrap(), b"5");
+            assert_eq!(controller.response_attachment(), b"beside");
+            controller.reset();
+            assert_eq!(controller.response_metadata("slept"), None);
+        }
+        controller.set_failed("as C++ code does");
+        assert!(controller.failed());
+        assert_eq!(controller.error_text(), "as C++ code does");
+    });
+}
+
+#[test]
 fn large_messages_pass_and_too_large_ones_name_the_setting() {
     with_stub(&[("max_body", "2M")], |stub, _| {
         let blob = |n| Blob { data: vec![5; n], ..Default::default() };
