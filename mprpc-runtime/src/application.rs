@@ -134,7 +134,8 @@ impl MprpcApplication {
         if let Some(pool) = self.0.clients.get() {
             return Ok(pool);
         }
-        let options = ReactorOptions { spin: self.settings().spin_us, ..Default::default() };
+        let (spin, user_timeout) = (self.settings().spin_us, self.settings().request_timeout);
+        let options = ReactorOptions { spin, user_timeout, ..Default::default() };
         let pool = reactor::Pool::start("mprpc-client", CLIENT_REACTORS, &options)?;
         // A second thread may have been faster; then this pool ends at once.
         Ok(self.0.clients.get_or_init(|| pool))

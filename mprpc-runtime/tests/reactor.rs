@@ -482,7 +482,7 @@ fn a_call_posted_to_a_closed_connection_or_a_stopped_reactor_ends() {
     let handle = server.pool.next().clone();
     let (id, seen) = dial(&handle, server.addr());
     assert_eq!(seen.recv_timeout(LONG), Ok(Seen::Connected));
-    handle.close_all("the test ends");
+    handle.broadcast(|| Command::Close("the test ends"));
     let (command, outcome) = start_call();
     handle.mailbox().post(id, command, |_| {});
     did_not_run(&outcome);

@@ -109,7 +109,8 @@ impl RpcProvider {
         let acceptor = Acceptor::bind(self.addr, BACKLOG)?;
         let addr = acceptor.local_addr();
         let max_connections = room_for(settings.max_connections);
-        let options = ReactorOptions { spin: settings.spin_us, ..Default::default() };
+        let (spin, user_timeout) = (settings.spin_us, settings.request_timeout);
+        let options = ReactorOptions { spin, user_timeout, ..Default::default() };
         let reactors = reactor::Pool::start("mprpc-io", settings.io_threads, &options)?;
         let server = Server::new(settings, self.app.instance(), self.table)
             .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;

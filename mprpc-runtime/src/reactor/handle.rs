@@ -76,11 +76,6 @@ impl Handle {
         self.broadcast(|| Command::Drain);
     }
 
-    /// Asks every connection to close now, telling its peer why.
-    pub fn close_all(&self, reason: &'static str) {
-        self.broadcast(move || Command::Close(reason));
-    }
-
     /// Stops the reactor: its connections are lost, its thread ends. Does not wait for that.
     pub fn stop(&self) {
         self.order(Order::Stop);
