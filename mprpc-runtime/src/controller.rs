@@ -11,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    connection::{CancelToken, Metadata, call::ReplyExtras},
+    connection::{CancelToken, Metadata, ReplyExtras},
     descriptor::MethodDescriptor,
     error::Error,
     status::Code,

@@ -77,7 +77,7 @@ pub mod worker;
 pub use application::{MprpcApplication, main};
 pub use channel::MprpcChannel;
 pub use config::{MprpcConfig, Settings};
-pub use connection::{CancelToken, Metadata, call::ReplyExtras};
+pub use connection::{CancelToken, Metadata, ReplyExtras};
 pub use controller::{CallOptions, Controller, MprpcController};
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Ran};

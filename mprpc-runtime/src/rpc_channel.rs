@@ -5,10 +5,7 @@ use std::time::{Duration, Instant};
 use protobuf::MessageDyn;
 
 use crate::{
-    connection::{
-        Body,
-        call::{Received, ReplyExtras},
-    },
+    connection::{Body, ReplyExtras, call::Received},
     controller::CallOptions,
     descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use protobuf::MessageFull;
 
 use crate::{
-    connection::{Body, Incoming, Ticket, call::ReplyExtras},
+    connection::{Body, Incoming, ReplyExtras, Ticket},
     controller::Controller,
     descriptor::{MethodDescriptor, ServiceDescriptor},
     status::Status,

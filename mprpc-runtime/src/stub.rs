@@ -5,10 +5,7 @@ use std::{fmt, sync::Arc};
 use protobuf::MessageFull;
 
 use crate::{
-    connection::{
-        CancelToken,
-        call::{Received, ReplyExtras},
-    },
+    connection::{CancelToken, ReplyExtras, call::Received},
     controller::{CallOptions, MprpcController},
     descriptor::MethodDescriptor,
     error::Error,

@@ -19,8 +19,8 @@ use super::{
 };
 use crate::{
     connection::{
-        CancelToken, Intent,
-        call::{Failure, Outcome, ReplyExtras},
+        CancelToken, Intent, ReplyExtras,
+        call::{Failure, Outcome},
         client::{ClientConnection, ClientSettings, Start},
     },
     error::Ran,

@@ -19,10 +19,7 @@ use protobuf::MessageDyn;
 use crate::{
     application::MprpcApplication,
     config::{LegacyEmpty, LegacyEnd},
-    connection::{
-        call::{Failure, ReplyExtras},
-        client::ClientSettings,
-    },
+    connection::{ReplyExtras, call::Failure, client::ClientSettings},
     descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},
     reactor,

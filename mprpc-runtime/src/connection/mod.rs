@@ -26,10 +26,12 @@ pub mod server;
 #[cfg(test)]
 #[allow(dead_code, reason = "tests of time, closing and the legacy wire follow")]
 mod tests;
+mod ticket;
 
-pub use call::{Body, Dispatch, Incoming, Metadata, Ticket};
+pub use call::{Body, Dispatch, Incoming, Metadata};
 pub use cancel::CancelToken;
 pub use mailbox::{Command, Mailbox};
+pub use ticket::{ReplyExtras, Ticket};
 
 /// Names a connection within its reactor. Never reused, so a late post cannot reach a stranger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

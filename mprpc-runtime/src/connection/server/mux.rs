@@ -7,7 +7,7 @@ use std::{
 
 use super::{Drain, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata, Ticket, call::append_failure},
+    connection::{Body, Incoming, Metadata, Ticket, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,

@@ -9,8 +9,8 @@ use std::{
 use protobuf::{Message, well_known_types::wrappers::BytesValue};
 
 use super::{
-    CancelToken, Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, Ticket,
-    call::{Failure, Outcome, ReplyExtras},
+    CancelToken, Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, ReplyExtras, Ticket,
+    call::{Failure, Outcome},
     client::{ClientConnection, ClientSettings, Start},
     mailbox::Posts,
     server::{ServerConnection, ServerSettings},

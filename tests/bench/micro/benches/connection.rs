@@ -9,7 +9,7 @@ use criterion::{Criterion, Throughput};
 use mprpc_runtime::{
     connection::{
         ConnId, Connection, Dispatch, Incoming, Mailbox,
-        call::ReplyExtras,
+        ReplyExtras,
         server::{ServerConnection, ServerSettings},
     },
     wire::mux::Hello,
