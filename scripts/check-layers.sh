@@ -16,7 +16,7 @@ import os, re, sys, tempfile
 # modules that no `<` parts are siblings and do not know each other.
 ROWS = """
 0  status < error
-1  wire
+1  wire  balance
 2  connection
 3  reactor  registry  logger  config
 4  descriptor < controller < rpc_channel service < pending table worker < stub
@@ -49,7 +49,7 @@ PACKAGES = {
 PUBLIC = {"bytes", "protobuf"}
 
 # Modules without socket, thread, clock, file or log.
-PURE = ["wire", "connection"]
+PURE = ["wire", "connection", "balance"]
 IMPURE = [
     (r"\b(?:Instant|SystemTime)::now\b|\.elapsed\(\)", "reads the clock", "take `now` as an argument"),
     (r"\b(?:Tcp(?:Stream|Listener)|UdpSocket|Unix(?:Stream|Listener|Datagram))\b", "names a socket", "take bytes, give bytes; the reactor carries them"),

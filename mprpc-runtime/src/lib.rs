@@ -7,7 +7,7 @@
 //!  4  service  worker           handlers and their threads; stub, pending, controller: the caller's side
 //!  3  reactor | registry | logger | config      all that touches the outside world
 //!  2  connection                state machines: no socket, no thread, no clock
-//!  1  wire                      bytes <-> frames, legacy and mux
+//!  1  wire  balance             bytes <-> frames, legacy and mux; which endpoint gets a call
 //!  0  status  error             the words that every layer shares
 //! ```
 //!
@@ -54,6 +54,7 @@
 //! ```
 
 pub mod application;
+pub mod balance;
 pub mod channel;
 pub mod config;
 pub mod connection;
