@@ -189,8 +189,7 @@ fn direct_endpoints(settings: &Settings) -> Vec<Endpoint> {
     };
     let own = [settings.server_addr()];
     let addrs = if settings.peers.is_empty() { &own } else { &settings.peers[..] };
-    let endpoint = |addr: &_| Endpoint { addr: *addr, wire, weight: 100, draining: false, methods: None };
-    addrs.iter().filter(|addr| addr.port() != 0).map(endpoint).collect()
+    addrs.iter().filter(|addr| addr.port() != 0).map(|addr| Endpoint::new(*addr, wire)).collect()
 }
 
 /// One reactor moves several hundred thousand calls a second; more would only split the batches.

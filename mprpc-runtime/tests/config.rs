@@ -42,6 +42,7 @@ fn defaults_are_those_of_the_contract() {
     assert_eq!((s.protocol, s.legacy), (Protocol::Mux, true));
     assert_eq!((s.legacy_close, s.legacy_end), (LegacyClose::Eof, LegacyEnd::Eof));
     assert_eq!((s.legacy_empty, s.legacy_mirror), (LegacyEmpty::Error, LegacyMirror::Yield));
+    assert_eq!((s.weight, &*s.zone), (100, ""));
     assert_eq!((s.timeout, s.connect_timeout, s.drain_timeout), (secs(5), secs(1), secs(10)));
     assert_eq!((s.request_timeout, s.idle_timeout), (secs(10), secs(300)));
     assert_eq!((s.ping_interval, s.min_ping_interval), (secs(30), secs(1)));
@@ -131,6 +132,9 @@ fn a_bad_value_names_file_line_key_value_and_what_is_right() {
         ("protocol = grpc", "mux legacy legacy-be legacy-varint"),
         ("legacy = maybe", "on or off"),
         ("legacy_mirror = on", "off yield hold"),
+        ("weight = 10001", "0 to 10000"),
+        ("weight = -1", "0 to 10000"),
+        ("zone = a/b", "letters, digits"),
         ("io_threads = 0", "1 to 1024"),
         ("spin_us = 2000000", "from 0 to 1s"),
         ("peers = 127.0.0.1:80, 127.0.0.1", "ip:port"),

@@ -64,7 +64,7 @@ impl MprpcChannel {
 
     /// A channel to these addresses, whatever the configuration says, which speak mux.
     pub fn to(app: &MprpcApplication, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let endpoint = |addr| Endpoint { addr, wire: Wire::Mux, weight: 100, draining: false, methods: None };
+        let endpoint = |addr| Endpoint::new(addr, Wire::Mux);
         Self::on(app, Arc::new(DirectRegistry::new(addrs.into_iter().map(endpoint).collect())))
     }
 

@@ -79,6 +79,10 @@ settings! {
     zookeeperauth: Option<(String, String)> = "";
     /// How long ZooKeeper keeps what a silent process published.
     pub zookeepertimeout: Duration = "10s", "2s" to "5m";
+    /// The share of calls that a provider should get: 100 is normal, 0 is for when there is no other.
+    pub weight: u16 = 100, "0" to "10000";
+    /// Where this program stands, such as a data centre's name.
+    pub zone: String = "";
     /// Fail at start when the registry cannot be reached, instead of serving and trying on.
     pub require_registry: bool = "false";
 

@@ -107,6 +107,11 @@ macro_rules! values {
 values! {
     u16: "a whole number", text => digits(text)?.try_into().ok();
 
+    String: "at most 64 letters, digits, . _ and -", text => {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        (text.len() <= 64 && text.bytes().all(plain)).then(|| text.into())
+    };
+
     /// `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
     usize: "a number such as 1024, 64k or 4M", text => {
         let text = text.to_ascii_lowercase();

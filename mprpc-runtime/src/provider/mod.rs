@@ -171,7 +171,8 @@ impl RunningProvider {
             addr,
             instance: self.app.instance(),
             services: self.server.dispatcher.table.names(),
-            weight: 100,
+            weight: settings.weight.into(),
+            zone: settings.zone.clone(),
             legacy: settings.legacy,
         })?;
         self.published = Some(addr);

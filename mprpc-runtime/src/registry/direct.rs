@@ -43,13 +43,8 @@ mod tests {
 
     #[test]
     fn every_service_is_served_by_the_given_endpoints_in_order_of_address() {
-        let endpoint = |port, weight| Endpoint {
-            addr: ([127, 0, 0, 1], port).into(),
-            wire: Wire::Mux,
-            weight,
-            draining: false,
-            methods: None,
-        };
+        let endpoint =
+            |port, weight| Endpoint { weight, ..Endpoint::new(([127, 0, 0, 1], port).into(), Wire::Mux) };
         let registry = DirectRegistry::new(vec![endpoint(9001, 100), endpoint(9000, 50), endpoint(9001, 7)]);
         let service = ServiceName {
             full: "fixbug.UserServiceRpc".into(),

@@ -19,8 +19,11 @@ pub struct Publication {
     pub instance: u64,
     /// Everything served at that address.
     pub services: Vec<ServiceName>,
-    /// A heavier endpoint gets more calls; 100 is normal.
+    /// A heavier endpoint gets more calls; 100 is normal, 10,000 the most, and 0 for when there is no other.
     pub weight: u32,
+    /// Where it stands, such as a data centre's name: at most 64 letters, digits, `.`, `_` and `-`;
+    /// empty if that does not matter.
+    pub zone: String,
     /// Whether the address answers the legacy wire too.
     pub legacy: bool,
 }
@@ -45,10 +48,20 @@ pub struct Endpoint {
     pub wire: Wire,
     /// The share of calls it should get; 100 is normal.
     pub weight: u32,
-    /// It finishes what it has and wants no new calls.
+    /// It finishes what it has and wants no new calls, or left the registry this moment: not to be
+    /// taken while there is another.
     pub draining: bool,
+    /// Where it stands, as it says itself; empty if it does not say.
+    pub zone: String,
     /// Methods served there; `None` for all of the service. C++ nodes register each method apart.
     pub methods: Option<BTreeSet<String>>,
+}
+
+impl Endpoint {
+    /// An endpoint of normal weight that serves all methods.
+    pub fn new(addr: SocketAddr, wire: Wire) -> Self {
+        Self { addr, wire, weight: 100, draining: false, zone: String::new(), methods: None }
+    }
 }
 
 /// Who serves a service, as of some moment. Immutable; a change makes a new one.

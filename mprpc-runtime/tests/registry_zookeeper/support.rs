@@ -110,6 +110,7 @@ impl Provider {
             instance: self.instance,
             services: vec![user_service()],
             weight: 100,
+            zone: String::new(),
             legacy: true,
         }
     }

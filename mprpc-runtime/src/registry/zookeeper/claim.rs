@@ -116,8 +116,8 @@ mod tests {
     }
 
     fn text(addr: SocketAddr, instance: u64) -> Vec<u8> {
-        let (services, weight, legacy) = (Vec::new(), 100, true);
-        let of = Publication { addr, instance, services, weight, legacy };
+        let (services, weight, zone, legacy) = (Vec::new(), 100, String::new(), true);
+        let of = Publication { addr, instance, services, weight, zone, legacy };
         nodes::instance_text(&of, false, "", 0).into_bytes()
     }
 

@@ -37,15 +37,27 @@ pub(super) fn check_names(service: &ServiceName) -> Result<(), Error> {
     Err(Error::Usage(text))
 }
 
+/// Lets a publication pass that callers will believe.
+pub(super) fn check(of: &Publication) -> Result<(), Error> {
+    of.services.iter().try_for_each(check_names)?;
+    if of.weight > MAX_WEIGHT {
+        return Err(Error::Usage(format!("weight {}: at most {MAX_WEIGHT}, and 100 is normal", of.weight)));
+    }
+    if !is_zone(&of.zone) {
+        return Err(Error::Usage(format!("zone {:?}: at most 64 letters, digits, . _ and -", of.zone)));
+    }
+    Ok(())
+}
+
 /// What a process writes into its instance node. `start` is in milliseconds since 1970.
 pub(super) fn instance_text(of: &Publication, draining: bool, app: &str, start: u128) -> String {
-    let (id, addr, weight) = (of.instance, of.addr, of.weight.min(MAX_WEIGHT));
+    let Publication { instance: id, addr, weight, zone, .. } = of;
     let proto = if of.legacy { "mux,legacy" } else { "mux" };
     let state = if draining { "draining" } else { "up" };
     let app = app.replace(char::is_control, " ");
     let app: String = app.chars().take(64).collect();
     format!(
-        "v=1\nid={id:016x}\naddr={addr}\nproto={proto}\nweight={weight}\nstate={state}\nzone=\nstart={start}\napp={app}\n"
+        "v=1\nid={id:016x}\naddr={addr}\nproto={proto}\nweight={weight}\nstate={state}\nzone={zone}\nstart={start}\napp={app}\n"
     )
 }
 
@@ -77,11 +89,11 @@ pub(super) fn read_instance(name: &str, data: &[u8]) -> Reading {
         return Err("another address than its name");
     }
     let mut endpoint = Endpoint {
-        addr,
-        wire: Wire::Mux,
         weight: field("weight").unwrap_or("100").parse().unwrap_or(u32::MAX),
         draining: field("state") == Some("draining"),
-        methods: None,
+        // A zone that makes no sense is no reason to lose a provider.
+        zone: field("zone").filter(|zone| is_zone(zone)).unwrap_or_default().to_owned(),
+        ..Endpoint::new(addr, Wire::Mux)
     };
     let speaks = |wire| field("proto").unwrap_or("mux").split(',').any(|p| p.trim() == wire);
     if !speaks("mux") {
@@ -101,13 +113,8 @@ pub(super) fn read_legacy(method: &str, data: &[u8]) -> Reading {
     if data[addr.to_string().len()..].starts_with(MARK) {
         return Ok(None);
     }
-    Ok(Some(Endpoint {
-        addr,
-        wire: Wire::Legacy(Dialect::LittleEndian),
-        weight: 100,
-        draining: false,
-        methods: Some(BTreeSet::from([method.to_owned()])),
-    }))
+    let methods = Some(BTreeSet::from([method.to_owned()]));
+    Ok(Some(Endpoint { methods, ..Endpoint::new(addr, Wire::Legacy(Dialect::LittleEndian)) }))
 }
 
 /// The address at a method: the text up to NUL or `;`, as C++ callers read it.
@@ -130,6 +137,11 @@ pub(super) fn dialable(addr: SocketAddr) -> bool {
         return addr.port() != 0 && !addr.ip().is_unspecified() && !addr.ip().is_multicast();
     };
     addr.port() != 0 && !matches!(ip.octets()[0], 0 | 224..)
+}
+
+fn is_zone(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    text.len() <= 64 && text.bytes().all(plain)
 }
 
 fn instance(data: &[u8]) -> Result<&str, &'static str> {
@@ -167,12 +179,14 @@ mod tests {
                 instance: 0xfeed,
                 services: Vec::new(),
                 weight: 70,
+                zone: "eu-1.a".into(),
                 legacy,
             };
             let text = instance_text(&of, draining, "a\nstate=up", 5);
             let endpoint = read("10.0.0.5:8000", &text).unwrap().unwrap();
             assert_eq!((endpoint.addr, endpoint.wire), (of.addr, Wire::Mux));
             assert_eq!((endpoint.weight, endpoint.draining), (70, draining));
+            assert_eq!(endpoint.zone, "eu-1.a");
             assert_eq!(endpoint.methods, None);
             assert_eq!(instance_id(text.as_bytes()), Some(0xfeed));
             assert_eq!(instance_addr(text.as_bytes()), Some(of.addr));
@@ -181,10 +195,10 @@ mod tests {
 
     #[test]
     fn what_is_missing_has_a_default_and_what_is_unknown_is_ignored() {
-        let text = "v=9\naddr=[2001:db8::1]:80\nproto=morse, legacy\ncolour=red\nnonsense\nv=0\n";
+        let text = "v=9\naddr=[2001:db8::1]:80\nproto=morse, legacy\nzone=a b\ncolour=red\nnonsense\nv=0\n";
         let endpoint = read("[2001:db8::1]:80", text).unwrap().unwrap();
         assert_eq!(endpoint.wire, Wire::Legacy(Dialect::LittleEndian));
-        assert_eq!((endpoint.weight, endpoint.draining), (100, false));
+        assert_eq!((endpoint.weight, endpoint.draining, &*endpoint.zone), (100, false, ""));
     }
 
     #[test]
