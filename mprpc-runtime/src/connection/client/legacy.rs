@@ -7,6 +7,7 @@ use crate::{
     connection::{Body, Metadata, call::Received},
     error::Ran,
     status::Status,
+    wire::Wire,
 };
 
 impl<C> ClientConnection<C> {
@@ -39,9 +40,11 @@ impl<C> ClientConnection<C> {
         sink(call.start.done, Ok(received));
     }
 
-    /// When a reply without an end of its own counts as complete.
+    /// When a reply without an end of its own counts as complete. On the mux wire never: there a
+    /// silence in the middle of a frame is none of its business.
     pub(super) fn legacy_quiet_at(&self) -> Option<Instant> {
-        (self.settings.legacy_quiet && !self.inbox.is_empty()).then(|| self.heard + QUIET)
+        let quiet = self.settings.legacy_quiet && self.wire != Wire::Mux;
+        (quiet && !self.inbox.is_empty()).then(|| self.heard + QUIET)
     }
 }
 

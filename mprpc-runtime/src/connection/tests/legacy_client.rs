@@ -202,3 +202,16 @@ fn a_slow_reply_has_until_its_deadline() {
     client.eof();
     assert_eq!(client.got(), wire(&[1; 40]));
 }
+
+#[test]
+fn a_quiet_end_means_nothing_on_the_mux_wire() {
+    let mut client = Client::mux_with(|s| s.legacy_quiet = true);
+    client.start_for(1, 500 * MS, b"one");
+    client.start(2);
+    client.output();
+    client.feed(&response(2, b"slow")[..15]);
+    client.advance(SECOND); // the first call's deadline: the timer runs, in the middle of a frame
+    assert_eq!(client.failed().status.code(), Code::DeadlineExceeded);
+    client.feed(&response(2, b"slow")[15..]);
+    assert_eq!(client.got(), wire(b"slow"));
+}
