@@ -46,7 +46,7 @@ pub(crate) fn run(input: &[u8]) {
 }
 
 fn rewrite(addr: SocketAddr, instance: u64, draining: bool, app: &str) {
-    let of = Publication { addr, instance, services: Vec::new(), weight: 70, legacy: true };
+    let of = Publication { addr, instance, services: Vec::new(), weight: 70, zone: app.into(), legacy: true };
     let text = instance_text(&of, draining, app, 5);
     let again = read_instance(&addr.to_string(), text.as_bytes());
     let endpoint = again.expect("what we write is read").expect("an endpoint");
