@@ -42,6 +42,8 @@ pub enum Command {
     },
     /// The caller lost interest in the call with this tag.
     Cancel(u64),
+    /// Ask the peer for a sign of life.
+    Ping,
     /// Take no new calls, finish the running ones, close.
     Drain,
     /// Close now, telling the peer why.

@@ -1,6 +1,6 @@
 //! How a client's connection ends: left in order, closed with a word to the peer, or lost.
 
-use std::io;
+use std::io::{self, ErrorKind};
 
 use super::{Call, ClientConnection, Phase, Sink};
 use crate::{
@@ -32,7 +32,12 @@ impl<C> ClientConnection<C> {
     /// The socket is gone.
     pub fn lost(&mut self, error: &io::Error, sink: Sink<'_, C>) {
         if self.phase == Phase::Connecting {
-            self.end_all(&format!("cannot connect: {error}"), sink);
+            let text = format!("cannot connect: {error}");
+            self.left_early |= !is_of_the_peer(error);
+            self.end_all(&text, sink);
+            if let Some(link) = &self.link {
+                link.fail(text);
+            }
         } else {
             self.end_all(&format!("the connection was lost: {error}"), sink);
         }
@@ -52,6 +57,7 @@ impl<C> ClientConnection<C> {
     /// Takes no new calls; says goodbye once the running ones have ended.
     pub fn leave(&mut self) {
         self.leaving = true;
+        self.left_early = !self.opened;
         self.settle();
     }
 
@@ -101,4 +107,20 @@ impl<C> ClientConnection<C> {
         self.inbox = Inbox::default();
         self.phase = phase;
     }
+}
+
+/// Whether a failed connect says anything about the peer: a lack of descriptors or ports here does not.
+pub fn is_of_the_peer(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+            | ErrorKind::NetworkDown
+            | ErrorKind::TimedOut
+            | ErrorKind::UnexpectedEof
+            | ErrorKind::BrokenPipe
+    )
 }

@@ -38,7 +38,8 @@ mod multiplexed;
 mod posted;
 mod timing;
 
-pub use link::Link;
+pub use ending::is_of_the_peer;
+pub use link::{Link, Observer};
 
 /// What the connections of one channel have in common. Durations and sizes are the settings of
 /// the same names.
@@ -102,11 +103,24 @@ pub struct ClientConnection<C> {
     heard: Instant,
     /// When the unanswered ping went out.
     pinged: Option<Instant>,
+    /// When the last ping went out, answered or not.
+    last_ping: Option<Instant>,
+    /// The ping has waited so long that the peer is in doubt.
+    silent: bool,
+    /// The peer wants no new calls, on no connection.
+    drains: bool,
+    /// After so long without a word while it owes one, the peer is pinged.
+    doubt: Duration,
+    /// What the peer said, `u32::MAX` before it did.
+    peer_max_body: u32,
+    /// It was left before it was open: that says nothing about the peer.
+    left_early: bool,
     peer_instance: u64,
     late_responses: u64,
     /// The peer was heard: calls could be made.
     opened: bool,
     link: Option<Arc<Link>>,
+    told: link::Told,
     reason: Option<String>,
 }
 
@@ -164,10 +178,17 @@ impl<C> ClientConnection<C> {
             watch: Watch::default(),
             heard: now,
             pinged: None,
+            last_ping: None,
+            silent: false,
+            drains: false,
+            doubt: timing::DOUBT,
+            peer_max_body: u32::MAX,
+            left_early: false,
             peer_instance: 0,
             late_responses: 0,
             opened: false,
             link: None,
+            told: link::Told::default(),
             reason: None,
         }
     }
@@ -194,6 +215,16 @@ impl<C> ClientConnection<C> {
             && self.inbox.is_empty()
             && self.skip == 0
             && self.output.is_empty()
+    }
+
+    /// Whether a ping is unanswered, so that the connection may be dead.
+    pub fn is_in_doubt(&self) -> bool {
+        self.pinged.is_some()
+    }
+
+    /// The largest message that the peer takes, once it said so; else no limit.
+    pub fn peer_max_body(&self) -> u32 {
+        self.peer_max_body
     }
 
     /// Calls in flight.
@@ -271,6 +302,7 @@ impl<C> ClientConnection<C> {
     /// Bytes arrived.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
         self.pinged = None;
+        self.silent = false;
         match (&mut self.phase, self.wire) {
             (Phase::Reset | Phase::Closed, _) => {}
             (Phase::Linger(farewell), _) => farewell.drop_bytes(bytes.len()),
@@ -292,6 +324,9 @@ impl<C> ClientConnection<C> {
 
     /// The socket took some or all of `output`.
     pub fn written(&mut self, now: Instant) {
+        if self.silent && self.output.is_empty() {
+            self.pinged = Some(now);
+        }
         self.look(now);
     }
 

@@ -1,8 +1,10 @@
 //! The client's side of the mux wire.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
-use super::{ClientConnection, Phase, Sink};
+use super::{ClientConnection, Phase, Sink, timing};
 use crate::{
     connection::{
         Body, Metadata,
@@ -99,6 +101,9 @@ impl<C> ClientConnection<C> {
             Some(Kind::Hello) => match Hello::decode(meta) {
                 Ok(hello) => {
                     self.peer_instance = hello.instance;
+                    // Zero means "not stated".
+                    self.peer_max_body = Some(hello.max_body).filter(|&max| max > 0).unwrap_or(u32::MAX);
+                    self.doubt = timing::DOUBT.max(Duration::from_millis(hello.min_ping_interval_ms.into()));
                     self.opened = true;
                     self.phase = Phase::Open;
                 }
@@ -145,6 +150,7 @@ impl<C> ClientConnection<C> {
     /// The peer takes no new calls; those above `last` did not run.
     fn go_away(&mut self, last: u64, reason: &[u8], sink: Sink<'_, C>) {
         self.leaving = true;
+        self.drains |= last == mux::EVERY_CALL;
         self.refuse();
         let reason = String::from_utf8_lossy(&reason[..reason.len().min(MAX_REASON)]);
         let text = format!("the peer went away: {reason}");

@@ -12,24 +12,24 @@ use crate::{
 };
 
 impl Connection for ClientConnection<Box<dyn Completion>> {
-    fn connected(&mut self, _now: Instant) {
+    fn connected(&mut self, now: Instant) {
         Self::connected(self);
-        self.tell();
+        self.tell(now);
     }
 
     fn receive(&mut self, bytes: &[u8], now: Instant) {
         Self::receive(self, bytes, now, &mut run);
-        self.tell();
+        self.tell(now);
     }
 
-    fn eof(&mut self, _now: Instant) {
+    fn eof(&mut self, now: Instant) {
         Self::eof(self, &mut run);
-        self.tell();
+        self.tell(now);
     }
 
-    fn lost(&mut self, error: &io::Error, _now: Instant) {
+    fn lost(&mut self, error: &io::Error, now: Instant) {
         Self::lost(self, error, &mut run);
-        self.tell();
+        self.tell(now);
     }
 
     fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
@@ -48,15 +48,17 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
                     },
                     &mut run,
                 );
+                self.expect(now);
             }
             Command::Cancel(tag) => self.cancel(tag, &mut run),
             Command::Close(reason) => self.close(reason, &mut run),
+            Command::Ping => self.ping(now),
             Command::Drain => self.leave(),
             // Nothing else is posted to a client's connection.
             Command::Answer { .. } | Command::Custom(_) => {}
         }
         self.look(now);
-        self.tell();
+        self.tell(now);
     }
 
     fn output(&mut self) -> &mut Output {
@@ -65,7 +67,7 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
 
     fn written(&mut self, now: Instant) {
         Self::written(self, now);
-        self.tell();
+        self.tell(now);
     }
 
     fn intent(&self) -> Intent {
@@ -78,7 +80,7 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
 
     fn timeout(&mut self, now: Instant) {
         Self::timeout(self, now, &mut run);
-        self.tell();
+        self.tell(now);
     }
 
     fn reason(&self) -> Option<&str> {

@@ -228,7 +228,7 @@ impl Connection for ServerConnection {
             Command::Drain => self.start_drain(now),
             Command::Close(reason) => self.close(reason),
             // Nothing else is posted to a server's connection.
-            Command::Start { .. } | Command::Cancel(_) | Command::Custom(_) => {}
+            Command::Start { .. } | Command::Cancel(_) | Command::Ping | Command::Custom(_) => {}
         }
         self.resume(now);
         self.settle(now);

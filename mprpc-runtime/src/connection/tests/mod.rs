@@ -34,6 +34,7 @@ mod frames_and_limits;
 mod hostile;
 mod legacy_client;
 mod legacy_server;
+mod observed;
 mod opening;
 mod posted;
 mod timers;
@@ -380,6 +381,7 @@ impl Client {
             }
         };
         self.conn.start(start, write, &mut into(&mut self.ended));
+        self.conn.expect(self.now);
     }
 
     fn cancel(&mut self, tag: u64) {

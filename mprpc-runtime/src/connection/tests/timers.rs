@@ -235,7 +235,8 @@ fn deadlines_end_calls_in_their_order_and_tell_the_server() {
     assert_eq!(ended[0].0, 3);
     let failure = ended[0].1.clone().expect_err("late");
     assert_eq!((failure.status.code(), failure.ran), (Code::DeadlineExceeded, Ran::Maybe));
-    assert_eq!(client.output(), control(Kind::Cancel, 3, b""));
+    let ping = control(Kind::Ping, 0, b"");
+    assert_eq!(client.output(), [control(Kind::Cancel, 3, b""), ping].concat(), "is anybody there?");
     client.advance(100 * MS);
     assert_eq!(client.failed().status.code(), Code::DeadlineExceeded);
     assert!(client.conn.takes_calls());
@@ -271,6 +272,28 @@ fn a_silent_connection_is_pinged_and_given_up() {
     let failure = client.failed();
     assert_eq!((failure.ran, failure.status.code()), (Ran::Maybe, Code::Unavailable));
     assert_eq!(client.conn.intent(), Intent::Reset);
+}
+
+#[test]
+fn a_peer_that_owes_an_answer_is_pinged_soon_and_no_oftener_than_it_asked() {
+    for (asked_ms, doubt) in [(0, SECOND), (3000, 3 * SECOND)] {
+        let mut client = Client::new(Wire::Mux);
+        client.conn.connected();
+        client.output();
+        let hello = Hello { version: 1, min_ping_interval_ms: asked_ms, ..Default::default() };
+        client.feed(&hello_of(hello));
+        client.advance(20 * SECOND);
+        client.start_for(1, 60 * SECOND, b"");
+        client.output();
+        for _ in 0..3 {
+            client.advance(doubt - MS);
+            assert!(client.output().is_empty());
+            client.advance(MS);
+            assert_eq!(client.output(), control(Kind::Ping, 0, b""));
+            client.feed(&control(Kind::Pong, 0, b""));
+        }
+        assert!(client.ended().is_empty(), "a slow handler is no reason");
+    }
 }
 
 #[test]
