@@ -407,16 +407,29 @@ fn the_death_of_an_ensembles_leader_and_a_dead_first_host_go_unnoticed() {
 fn a_hundred_providers_come_and_go_and_each_change_is_seen_soon() {
     let Some(server) = server() else { return };
     let corner = Corner::of(&server);
-    let caller = corner.registry();
+    let mut options = corner.options();
+    // No audit in the meantime; and a number by which the server's list of connections shows it.
+    options.session_timeout = ms(39_876);
+    let caller = mprpc_runtime::registry::ZooKeeperRegistry::start(options).unwrap();
+    let requests = || requests(&server, "to=39876,");
     assert!(look(&caller).endpoints.is_empty());
+    let (before, start) = (requests(), Instant::now());
     let path = |n: u16| instance_path(([127, 0, 0, 1], 20_000 + n).into());
     for n in 0..100 {
         let text = format!("v=1\naddr=127.0.0.1:{}\nproto=mux\n", 20_000 + n);
         corner.put(&path(n), text.as_bytes());
         eventually(ms(2000), "seen to come", || look(&caller).endpoints.len() == usize::from(n) + 1);
     }
+    let added = requests();
+    let serving = || look(&caller).endpoints.iter().filter(|e| !e.draining).count();
     for n in 0..100 {
         corner.zk.delete(&path(n), None).unwrap();
-        eventually(ms(2000), "seen to go", || look(&caller).endpoints.len() == 99 - usize::from(n));
+        eventually(ms(2000), "seen to go", || serving() == 99 - usize::from(n));
     }
+    eventually(ms(2000), "all gone", || look(&caller).endpoints.is_empty());
+    let (came, went) = (added - before, requests() - added);
+    eprintln!("100 came: {came} requests, 100 went: {went} requests, {:?}", start.elapsed());
+    // For each that comes a list and its data, for each that goes at most a list. The directory is made
+    // with the first, and there is a ping now and then.
+    assert!(came <= 200 + 5 && went <= 100 + 5, "{came}, {went}");
 }

@@ -186,6 +186,17 @@ fn make(zk: &ZooKeeper, path: &str, data: &[u8], mode: CreateMode) {
         .unwrap_or_else(|e| panic!("{path}: {e:?}"));
 }
 
+/// How many requests the server took on the connections that its list shows with `mark`.
+pub(crate) fn requests(server: &str, mark: &str) -> u64 {
+    let mut stream = TcpStream::connect(server).expect("the server");
+    let mut answer = String::new();
+    stream.write_all(b"cons").and_then(|()| stream.read_to_string(&mut answer)).expect("an answer");
+    let lines = answer.lines().filter(|line| line.contains(mark));
+    let counts =
+        lines.filter_map(|line| line.split("recved=").nth(1)?.split(',').next()?.parse::<u64>().ok());
+    counts.sum()
+}
+
 pub(crate) fn instance_path(addr: SocketAddr) -> String {
     format!("/mprpc/services/fixbug.UserServiceRpc/instances/{addr}")
 }

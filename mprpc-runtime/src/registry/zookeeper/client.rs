@@ -6,13 +6,13 @@ use std::{
     collections::HashSet,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use ::zookeeper::{Acl, CreateMode, WatchedEvent, ZkError, ZkResult, ZkState, ZooKeeper};
+use ::zookeeper::{Acl, CreateMode, WatchedEvent, WatchedEventType, ZkError, ZkResult, ZkState, ZooKeeper};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 
 use super::{Message, ZooKeeperOptions, claim::Found, probe, session::Event};
@@ -45,6 +45,7 @@ struct Line {
     over: AtomicBool,
     /// The watches that will fire. The crate piles up those left twice.
     armed: Mutex<HashSet<(Watch, String)>>,
+    requests: AtomicU32,
     inbox: Sender<Message>,
     epoch: u64,
 }
@@ -68,8 +69,8 @@ impl Client {
     ) -> Result<Self, String> {
         let hosts = probe::live_first(&options.hosts)?;
         let ((jobs, queue), (end, ended)) = (bounded(1), bounded(0));
-        let (cut, over, armed) = Default::default();
-        let line = Arc::new(Line { cut, over, armed, inbox, epoch });
+        let (cut, over, armed, requests) = Default::default();
+        let line = Arc::new(Line { cut, over, armed, requests, inbox, epoch });
         let (for_thread, timeout) = (line.clone(), options.session_timeout);
         let serve = move || {
             let _end = end; // its drop says that the session is closed
@@ -113,9 +114,10 @@ impl Client {
         Ok(read.map(|(data, stat)| Found::new(stat.ephemeral_owner, stat.version, data)))
     }
 
-    /// The names in a directory, which may be missing. When there are others it will be told.
-    pub(super) fn list(&self, path: &str) -> Result<Vec<String>, Failure> {
-        if !self.line.armed().contains(&(Watch::Names, path.to_owned())) {
+    /// The names in a directory, which may be missing. When there are others it will be told. Of a
+    /// `small` directory, which was there a moment ago, nothing is asked but that.
+    pub(super) fn list(&self, path: &str, small: bool) -> Result<Vec<String>, Failure> {
+        if !small {
             let stat = self.watched(path, Watch::Making, |zk, path, tell| match tell {
                 Some(tell) => zk.exists_w(path, tell),
                 None => zk.exists(path, false),
@@ -123,16 +125,17 @@ impl Client {
             let Some(stat) = stat.flatten() else {
                 return Ok(Vec::new());
             };
-            // The crate cannot take a list of 2 MiB: it would lose the connection every time.
-            if stat.num_children > 8192 {
-                return Err(Failure::Refused(ZkError::MarshallingError));
-            }
+            check_count(stat.num_children)?;
         }
         let list = self.watched(path, Watch::Names, |zk, path, tell| match tell {
             Some(tell) => zk.get_children_w(path, tell),
             None => zk.get_children(path, false),
         })?;
-        Ok(list.unwrap_or_default())
+        match list {
+            Some(list) => Ok(list),
+            None if small => self.list(path, false),
+            None => Ok(Vec::new()),
+        }
     }
 
     /// Makes an ephemeral node and, if need be, what is above it; leaves a node that is there.
@@ -171,9 +174,10 @@ impl Client {
         let new = self.line.armed().insert(key.clone());
         let (line, fired) = (self.line.clone(), key.clone());
         // Runs on the crate's event thread, which must not panic.
-        let tell: Tell = Box::new(move |_event| {
+        let tell: Tell = Box::new(move |event| {
             line.armed().remove(&fired);
-            line.tell(Message::Node(fired.1.clone()));
+            let gone = event.event_type == WatchedEventType::NodeDeleted;
+            line.tell(Message::Node(fired.1.clone(), gone));
         });
         let found = self.call(move |zk| match read(zk, &full, new.then_some(tell)) {
             Err(ZkError::NoNode) => Ok(None),
@@ -222,6 +226,10 @@ impl Client {
     ) -> Result<T, Failure> {
         let limit = self.options.session_timeout / 2;
         let deadline = Instant::now() + limit.clamp(Duration::from_secs(1), CALL_LIMIT);
+        // The crate numbers requests with an i32, and some numbers mean other things.
+        if self.line.requests.fetch_add(1, SeqCst) > MAX_REQUESTS {
+            return Err(Failure::Late);
+        }
         let (reply, answer) = bounded(1);
         let job = Box::new(move |zk: &ZooKeeper| drop(reply.send(request(zk))));
         let sent = self.jobs.send_deadline(job, deadline);
@@ -297,6 +305,12 @@ fn serve(hosts: Vec<SocketAddr>, timeout: Duration, jobs: &Receiver<Job>, line: 
     drop(zk); // closes it, if that is still to be done
 }
 
+/// The crate cannot take a list of 2 MiB: it would lose the connection every time.
+fn check_count(children: i32) -> Result<(), Failure> {
+    let fits = children <= 8192;
+    fits.then_some(()).ok_or(Failure::Refused(ZkError::MarshallingError))
+}
+
 /// Takes an error that means that nothing is to be done for success.
 fn unless(result: Result<(), Failure>, fine: fn(ZkError) -> bool) -> Result<(), Failure> {
     match result {
@@ -306,3 +320,5 @@ fn unless(result: Result<(), Failure>, fine: fn(ZkError) -> bool) -> Result<(), 
 }
 
 const CALL_LIMIT: Duration = Duration::from_secs(4);
+/// After so many requests a client is given away.
+const MAX_REQUESTS: u32 = 1 << 30;

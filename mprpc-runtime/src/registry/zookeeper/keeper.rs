@@ -44,7 +44,7 @@ pub(super) struct Work {
 impl Keeper {
     pub(super) fn run(mut self) {
         loop {
-            let due = self.work.views.iter().filter_map(|view| view.due);
+            let due = self.work.views.iter().filter_map(View::due);
             let due = due.chain(self.work.publisher.due()).min();
             let wake = self.session.wake(Instant::now(), due);
             let first = self.inbox.recv_deadline(wake).ok();
@@ -52,9 +52,10 @@ impl Keeper {
             for message in first.into_iter().chain(inbox.try_iter()) {
                 match message {
                     Message::Link(epoch, event) if epoch == self.work.epoch => self.feed(event),
-                    Message::Node(path) => {
+                    Message::Node(path, gone) => {
                         self.work.publisher.changed(&path);
-                        self.work.views.iter_mut().for_each(|view| view.changed(&path));
+                        let now = Instant::now();
+                        self.work.views.iter_mut().for_each(|view| view.changed(&path, gone, now));
                     }
                     Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
@@ -66,7 +67,8 @@ impl Keeper {
                 }
             }
             self.shared.read(&mut self.work.seen, |asked, wanted| {
-                self.work.views.extend(asked.map(View::new));
+                let now = Instant::now();
+                self.work.views.extend(asked.map(|service| View::new(service, now)));
                 wanted.into_iter().for_each(|wanted| self.work.publisher.want(wanted));
             });
             self.feed(Event::Tick);
@@ -79,7 +81,8 @@ impl Keeper {
             let step = self.session.on(event, Instant::now());
             if matches!(step, Step::Restore | Step::Audit) {
                 self.work.publisher.recheck();
-                self.work.views.iter_mut().for_each(View::recheck);
+                let now = Instant::now();
+                self.work.views.iter_mut().for_each(|view| view.recheck(now));
                 self.work.restored &= step == Step::Audit;
             }
             next = match step {
@@ -153,12 +156,12 @@ impl Work {
             self.publisher.work(client, owner)?;
         }
         let mut refused = None;
-        for view in self.views.iter_mut().filter(|view| is_due(view.due)) {
+        for view in self.views.iter_mut().filter(|view| is_due(view.due())) {
             match view.refresh(client) {
                 Ok(snapshot) => shared.deliver(&view.service, snapshot),
                 Err(Failure::Refused(error)) => {
                     // The next audit tries again: more often, the session would be too busy to ping.
-                    view.due = None;
+                    view.rest();
                     let why = format!("{} cannot be read from ZooKeeper: {error:?}", view.service);
                     log::warn!("{why}");
                     refused = Some(why);

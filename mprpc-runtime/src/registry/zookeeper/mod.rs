@@ -39,6 +39,7 @@ mod claim;
 mod client;
 mod desk;
 mod dial;
+mod directory;
 mod keeper;
 mod nodes;
 mod probe;
@@ -95,8 +96,8 @@ pub struct ZooKeeperRegistry {
 enum Message {
     /// News of the connection, and of which client's.
     Link(u64, session::Event),
-    /// News of the node at this path.
-    Node(String),
+    /// News of the node at this path, and whether it is gone.
+    Node(String, bool),
     /// Something lies on the desk.
     Desk,
     /// End, and close the session, at this time at the latest.
@@ -239,4 +240,4 @@ fn random() -> u64 {
 
 /// How long `start` and `publish` wait for the first attempt: to probe a host, to open a session,
 /// to dial back.
-const FIRST_ATTEMPT: Duration = Duration::from_secs(5);
+const FIRST_ATTEMPT: Duration = Duration::from_millis(4500);

@@ -1,68 +1,67 @@
 //! Who serves a service, kept fresh from the two directories that say so.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use super::{
     client::{Client, Failure},
-    nodes::{self, Reading},
+    directory::Directory,
+    nodes,
 };
 use crate::registry::{Endpoint, ServiceName, Snapshot};
 
 /// One service that somebody calls.
 pub(super) struct View {
     pub(super) service: String,
-    /// When there is something to read, if there is.
-    pub(super) due: Option<Instant>,
     /// Instances come first: what they say counts.
     dirs: [Directory; 2],
-}
-
-#[derive(Default)]
-struct Directory {
-    path: String,
-    /// Where C++ nodes register methods, those of the service; none: any of them.
-    methods: Option<Vec<String>>,
-    listed: bool,
-    /// The entries; those that changed are to be read.
-    nodes: BTreeMap<String, Option<Reading>>,
-    /// Whose rubbish the log has named.
-    named: BTreeSet<String>,
+    /// When known entries are to be read, or left out, if any are.
+    due: Option<Instant>,
+    serving: BTreeMap<SocketAddr, Endpoint>,
+    /// Those that went without a farewell, and until when they may come back as if nothing were.
+    gone: BTreeMap<SocketAddr, (Endpoint, Instant)>,
 }
 
 impl View {
-    pub(super) fn new(of: ServiceName) -> Self {
-        let (instances, legacy) = (nodes::instances_dir(&of), nodes::legacy_dir(&of));
-        let instances = Directory { path: instances, ..Directory::default() };
-        let legacy = Directory { path: legacy, methods: Some(of.methods), ..Directory::default() };
-        Self { service: of.full, due: Some(Instant::now()), dirs: [instances, legacy] }
+    pub(super) fn new(of: ServiceName, now: Instant) -> Self {
+        let instances = Directory::new(nodes::instances_dir(&of), None, now);
+        let legacy = Directory::new(nodes::legacy_dir(&of), Some(of.methods), now);
+        let (due, serving, gone) = Default::default();
+        Self { service: of.full, dirs: [instances, legacy], due, serving, gone }
+    }
+
+    /// When there is something to do, if there is.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let gone = || self.gone.values().map(|(_, until)| *until).min();
+        self.list_at().or_else(gone).into_iter().chain(self.due).min()
+    }
+
+    fn list_at(&self) -> Option<Instant> {
+        self.dirs.iter().filter_map(|dir| dir.list_at).min()
     }
 
     /// Has everything read again.
-    pub(super) fn recheck(&mut self) {
-        for dir in &mut self.dirs {
-            dir.listed = false;
-            dir.nodes.values_mut().for_each(|reading| *reading = None);
-        }
-        self.due = Some(Instant::now());
+    pub(super) fn recheck(&mut self, now: Instant) {
+        self.dirs.iter_mut().for_each(|dir| dir.recheck(now));
     }
 
-    /// Takes news of a node, in a moment, because news seldom comes alone: the end of a node is
-    /// told twice, and a process that starts has several.
-    pub(super) fn changed(&mut self, path: &str) {
+    /// Has nothing more read until the next `recheck`.
+    pub(super) fn rest(&mut self) {
+        self.due = None;
+        self.gone.clear();
+        self.dirs.iter_mut().for_each(|dir| dir.list_at = None);
+    }
+
+    /// Takes news of a node: it changed, or is `gone`. Entries that go are left out at once; new ones
+    /// come with the next list, which waits a little for more of them.
+    pub(super) fn changed(&mut self, path: &str, gone: bool, now: Instant) {
         for dir in &mut self.dirs {
-            let Some(rest) = path.strip_prefix(&dir.path) else { continue };
-            let reading = rest.strip_prefix('/').and_then(|name| dir.nodes.get_mut(name));
-            if !rest.is_empty() && reading.is_none() {
-                continue;
-            }
-            dir.listed &= !rest.is_empty();
-            reading.into_iter().for_each(|reading| *reading = None);
-            let moment = Instant::now() + Duration::from_millis(10);
-            self.due = Some(self.due.map_or(moment, |due| due.min(moment)));
+            let Some(wait) = dir.changed(path, gone, now) else { continue };
+            let at = now + wait;
+            self.due = Some(self.due.map_or(at, |due| due.min(at)));
         }
     }
 
@@ -71,73 +70,100 @@ impl View {
         self.dirs.iter_mut().try_for_each(|dir| dir.refresh(client))?;
         self.due = None;
         let mut all = BTreeMap::<SocketAddr, Endpoint>::new();
-        let readings = self.dirs.iter().flat_map(|dir| dir.nodes.values().flatten());
-        for endpoint in readings.filter_map(|reading| reading.as_ref().ok()?.as_ref()) {
+        for endpoint in self.dirs.iter().flat_map(Directory::endpoints) {
             let known = all.entry(endpoint.addr).or_insert_with(|| endpoint.clone());
             if let (Some(known), Some(more)) = (&mut known.methods, &endpoint.methods) {
                 known.extend(more.iter().cloned());
             }
         }
-        Ok(Snapshot { endpoints: all.into_values().collect() })
-    }
-}
-
-impl Directory {
-    fn refresh(&mut self, client: &Client) -> Result<(), Failure> {
-        if !self.listed {
-            let mut names = client.list(&self.path)?;
-            names.sort();
-            // Rubbish must not crowd a provider out.
-            let (mut good, mut bad): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| {
-                let methods = self.methods.as_ref();
-                let ours = |methods: &Vec<_>| methods.is_empty() || methods.contains(name);
-                methods.map_or_else(|| nodes::address(name).is_some(), ours)
-            });
-            bad.extend(good.drain(MAX_PROVIDERS.min(good.len())..));
-            bad.truncate(if self.methods.is_none() { MAX_NAMED } else { 0 });
-            let mut old = std::mem::take(&mut self.nodes);
-            let good = good.into_iter().map(|name| (old.remove(&name).flatten(), name));
-            self.nodes.extend(good.map(|(reading, name)| (name, reading)));
-            let no = Some(Err("no address, or one too many"));
-            self.nodes.extend(bad.into_iter().map(|name| (name, no.clone())));
-            self.listed = true;
-        }
-        let stale = self.nodes.iter().filter(|(_, reading)| reading.is_none());
-        for name in stale.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
-            let reading = match client.read(&format!("{}/{name}", self.path)) {
-                Ok(Some(found)) if self.methods.is_some() => nodes::read_legacy(&name, &found.data),
-                Ok(Some(found)) => nodes::read_instance(&name, &found.data),
-                Err(Failure::Refused(_)) => Err("not readable"),
-                Err(failure) => return Err(failure),
-                Ok(None) => {
-                    self.nodes.remove(&name); // it went while we read
-                    continue;
-                }
-            };
-            self.nodes.insert(name, Some(reading));
-        }
-        self.complain();
-        Ok(())
+        Ok(self.settle(all, Instant::now()))
     }
 
-    /// Names rubbish when there is new rubbish, all of it in one line.
-    fn complain(&mut self) {
-        let mut bad = BTreeMap::new();
-        for (name, reading) in &self.nodes {
-            if let Some(Err(why)) = reading {
-                bad.insert(name.clone(), why);
+    /// Who serves now. A provider whose session was lost takes its node away and makes it again, and
+    /// for that moment its callers would find nobody: so one that went without draining is kept for
+    /// a while, as one to be avoided.
+    fn settle(&mut self, serving: BTreeMap<SocketAddr, Endpoint>, now: Instant) -> Snapshot {
+        for (addr, endpoint) in std::mem::replace(&mut self.serving, serving) {
+            if !endpoint.draining {
+                self.gone.insert(addr, (Endpoint { draining: true, ..endpoint }, now + GRACE));
             }
         }
-        if bad.keys().any(|name| !self.named.contains(name)) {
-            let some: Vec<_> = bad.iter().take(3).collect();
-            log::warn!("{}: {} bad entries, such as {some:?}", self.path, bad.len());
-        }
-        self.named = bad.into_keys().collect();
+        let unsure = self.list_at().is_some(); // who came back by then is not known yet
+        self.gone.retain(|addr, (_, until)| (unsure || *until > now) && !self.serving.contains_key(addr));
+        let mut all = self.serving.clone();
+        all.extend(self.gone.iter().map(|(addr, (endpoint, _))| (*addr, endpoint.clone())));
+        Snapshot { endpoints: all.into_values().collect() }
     }
 }
 
-/// More than anybody needs. Without a bound, whoever can write to ZooKeeper decides how much memory
-/// every caller uses.
-const MAX_PROVIDERS: usize = 1024;
-/// Of the rest, this many are remembered to be named in the log.
-const MAX_NAMED: usize = 64;
+/// How long a provider that vanished may take to come back.
+const GRACE: Duration = Duration::from_millis(500);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::Wire;
+
+    fn endpoint(port: u16) -> Endpoint {
+        Endpoint::new(([10, 0, 0, 5], port).into(), Wire::Mux)
+    }
+
+    fn all(endpoints: &[Endpoint]) -> BTreeMap<SocketAddr, Endpoint> {
+        endpoints.iter().map(|endpoint| (endpoint.addr, endpoint.clone())).collect()
+    }
+
+    fn draining(port: u16) -> Endpoint {
+        Endpoint { draining: true, ..endpoint(port) }
+    }
+
+    /// A view whose directories were listed.
+    fn view(now: Instant) -> View {
+        let (full, short, methods) = ("a.S".into(), "S".into(), Vec::new());
+        let mut view = View::new(ServiceName { full, short, methods }, now);
+        view.rest();
+        view
+    }
+
+    #[test]
+    fn one_that_vanishes_is_to_be_avoided_for_a_moment_and_then_forgotten() {
+        let now = Instant::now();
+        let mut view = view(now);
+        assert_eq!(view.settle(all(&[endpoint(1), endpoint(2)]), now).endpoints, [endpoint(1), endpoint(2)]);
+        assert_eq!(view.settle(all(&[endpoint(2)]), now).endpoints, [draining(1), endpoint(2)]);
+        assert_eq!(view.due(), Some(now + GRACE));
+        let again = view.settle(all(&[endpoint(2)]), now + GRACE / 2);
+        assert_eq!(again.endpoints, [draining(1), endpoint(2)], "the moment does not begin anew");
+        assert_eq!(view.settle(all(&[endpoint(2)]), now + GRACE).endpoints, [endpoint(2)]);
+        assert_eq!(view.due(), None);
+    }
+
+    #[test]
+    fn one_that_comes_back_is_as_before() {
+        let now = Instant::now();
+        let mut view = view(now);
+        view.settle(all(&[endpoint(1)]), now);
+        assert_eq!(view.settle(all(&[]), now).endpoints, [draining(1)], "never empty in between");
+        assert_eq!(view.settle(all(&[endpoint(1)]), now).endpoints, [endpoint(1)]);
+        assert_eq!(view.settle(all(&[endpoint(1)]), now + GRACE).endpoints, [endpoint(1)]);
+    }
+
+    #[test]
+    fn while_a_list_is_due_nobody_is_forgotten() {
+        let now = Instant::now();
+        let mut view = view(now);
+        view.settle(all(&[endpoint(1)]), now);
+        view.settle(all(&[]), now);
+        view.changed("/mprpc/services/a.S/instances", false, now + GRACE);
+        assert_eq!(view.settle(all(&[]), now + GRACE).endpoints, [draining(1)]);
+        view.rest();
+        assert_eq!(view.settle(all(&[]), now + GRACE).endpoints, []);
+    }
+
+    #[test]
+    fn one_that_drained_is_gone_when_it_goes() {
+        let now = Instant::now();
+        let mut view = view(now);
+        view.settle(all(&[draining(1)]), now);
+        assert_eq!(view.settle(all(&[]), now).endpoints, []);
+    }
+}
