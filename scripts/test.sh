@@ -38,6 +38,8 @@ step_format() { cargo fmt --all --check; }
 
 step_layers() { scripts/check-layers.sh && scripts/check-layers.sh --self-test; }
 
+step_deps() { scripts/check-deps.sh && scripts/check-deps.sh --self-test; }
+
 step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
 
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
@@ -103,6 +105,7 @@ remark() {
         test) awk '/^test result:/ { pass += $4; ignore += $8 }
                    END { printf "%d tests passed%s", pass, ignore ? ", " ignore " IGNORED" : "" }' "$2" ;;
         layers) grep -m 1 '^check-layers:' "$2" ;;
+        deps) grep -m 1 '^check-deps:' "$2" ;;
         zookeeper) tail -n 1 "$2" ;;
     esac
 }
@@ -124,7 +127,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers clippy docs zookeeper build test release demo demo-zookeeper"
+known="tools format layers deps clippy docs zookeeper build test release demo demo-zookeeper"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -132,6 +135,7 @@ done
 step tools 300
 step format 60
 step layers 30
+step deps 120
 step clippy 900
 step docs 600
 step zookeeper 300
