@@ -63,6 +63,8 @@ step_demo() { scripts/demo.sh; }
 
 step_demo-zookeeper() { scripts/demo.sh --zookeeper; }
 
+step_faults-registry() { scripts/faults.sh registry --quick; }
+
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
@@ -106,7 +108,7 @@ remark() {
                    END { printf "%d tests passed%s", pass, ignore ? ", " ignore " IGNORED" : "" }' "$2" ;;
         layers) grep -m 1 '^check-layers:' "$2" ;;
         deps) grep -m 1 '^check-deps:' "$2" ;;
-        zookeeper) tail -n 1 "$2" ;;
+        zookeeper | faults-*) tail -n 1 "$2" ;;
     esac
 }
 
@@ -127,7 +129,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers deps clippy docs zookeeper build test release demo demo-zookeeper"
+known="tools format layers deps clippy docs zookeeper build test release demo demo-zookeeper faults-registry"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -144,6 +146,7 @@ step test 900
 step release 1200
 step demo 300
 step demo-zookeeper 300
+step faults-registry 240
 
 [ ${#left_out[@]} = 0 ] || echo "left out, as asked: ${left_out[*]}"
 if [ ${#failed[@]} -gt 0 ]; then

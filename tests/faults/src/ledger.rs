@@ -1,0 +1,199 @@
+//! The ledger of calls: every call has one outcome, in time, with the right reply, and ran once at most.
+//!
+//! Each process appends lines to a file of its own, one `write` a line, so that what a killed process wrote stays:
+//!
+//! ```text
+//! NAME.calls   b ID MICROSECONDS            a call begins      (microseconds of the real-time clock)
+//!              e ID MICROSECONDS ok WHO     it was answered by the provider WHO
+//!              e ID MICROSECONDS wrong ...  the reply was another call's
+//!              e ID MICROSECONDS failed ... it failed, with this text
+//! NAME.runs    r ID MICROSECONDS            a provider's handler ran it
+//! ```
+
+use std::{
+    collections::HashMap,
+    fmt, fs,
+    io::{Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+/// All that the processes of one directory have written so far.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    dir: PathBuf,
+    read: HashMap<PathBuf, u64>,
+    calls: HashMap<u64, Entry>,
+    /// When handlers ran, by call.
+    runs: HashMap<u64, Vec<u64>>,
+}
+
+/// What is known of a call. Times are microseconds of the real-time clock.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Entry {
+    pub(crate) caller: String,
+    pub(crate) began: u64,
+    /// More than one is a fault of the caller's side.
+    pub(crate) ends: Vec<(u64, End)>,
+}
+
+/// How a call ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Answered by the provider of this name.
+    Answered(String),
+    /// Answered with something else.
+    Wrong(String),
+    Failed(String),
+}
+
+/// Counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) answered: usize,
+    pub(crate) failed: usize,
+    /// Begun and without an outcome yet.
+    pub(crate) open: usize,
+    /// Wrong replies, and calls with two outcomes.
+    pub(crate) wrong: usize,
+    /// Over their time.
+    pub(crate) late: usize,
+    /// Run more than once.
+    pub(crate) repeated: usize,
+}
+
+impl Ledger {
+    pub(crate) fn of(dir: &Path) -> Self {
+        Self { dir: dir.into(), ..Self::default() }
+    }
+
+    /// Reads what is new.
+    pub(crate) fn update(&mut self) {
+        let Ok(files) = fs::read_dir(&self.dir) else { return };
+        for path in files.flatten().map(|file| file.path()) {
+            let kind = path.extension().and_then(|kind| kind.to_str());
+            if !matches!(kind, Some("calls" | "runs")) {
+                continue;
+            }
+            let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+            let from = self.read.get(&path).copied().unwrap_or(0);
+            let mut bytes = Vec::new();
+            let tail = fs::File::open(&path).and_then(|mut file| {
+                file.seek(SeekFrom::Start(from))?;
+                file.read_to_end(&mut bytes)
+            });
+            let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            if tail.is_ok() {
+                self.read.insert(path, from + whole as u64);
+                String::from_utf8_lossy(&bytes[..whole]).lines().for_each(|line| self.line(&name, line));
+            }
+        }
+    }
+
+    fn line(&mut self, name: &str, line: &str) {
+        let mut words = line.splitn(5, ' ');
+        let mut word = || words.next().unwrap_or_default();
+        let (kind, id, at) = (word(), word().parse().unwrap_or(0), word().parse().unwrap_or(0));
+        match kind {
+            "b" => {
+                let entry = self.calls.entry(id).or_default();
+                (entry.caller, entry.began) = (name.into(), at);
+            }
+            "e" => {
+                let (how, text) = (word(), word().to_owned());
+                let end = match how {
+                    "ok" => End::Answered(text),
+                    "wrong" => End::Wrong(text),
+                    _ => End::Failed(text),
+                };
+                self.calls.entry(id).or_default().ends.push((at, end));
+            }
+            "r" => self.runs.entry(id).or_default().push(at),
+            _ => panic!("{name}: not a line of a ledger: {line:?}"),
+        }
+    }
+
+    /// All calls that began in `from..to`, microseconds as [`now`] gives them.
+    pub(crate) fn calls(&self, from: u64, to: u64) -> impl Iterator<Item = &Entry> {
+        self.calls.values().filter(move |entry| (from..to).contains(&entry.began))
+    }
+
+    /// Counts all calls, of which each may take `limit`.
+    pub(crate) fn tally(&self, limit: Duration) -> Tally {
+        self.tally_of(limit, 0, u64::MAX)
+    }
+
+    /// The same of those that began in `from..to`.
+    pub(crate) fn tally_of(&self, limit: Duration, from: u64, to: u64) -> Tally {
+        let mut tally = Tally::default();
+        let limit = u64::try_from(limit.as_micros()).unwrap_or(u64::MAX);
+        for (id, entry) in self.calls.iter().filter(|(_, entry)| (from..to).contains(&entry.began)) {
+            match &entry.ends[..] {
+                [] => tally.open += 1,
+                [(_, End::Answered(_))] => tally.answered += 1,
+                [(_, End::Failed(_))] => tally.failed += 1,
+                _ => tally.wrong += 1,
+            }
+            tally.late +=
+                usize::from(entry.ends.iter().any(|(at, _)| at.saturating_sub(entry.began) > limit));
+            tally.repeated += usize::from(self.runs.get(id).is_some_and(|runs| runs.len() > 1));
+        }
+        tally
+    }
+
+    /// When `provider` last answered a call, or 0.
+    pub(crate) fn last_answer(&self, provider: &str) -> u64 {
+        self.answers(provider).max().unwrap_or(0)
+    }
+
+    /// When `provider` first answered a call that began after `from`.
+    pub(crate) fn first_answer(&self, provider: &str, from: u64) -> Option<u64> {
+        self.calls(from, u64::MAX).flat_map(|entry| answer(entry, provider)).min()
+    }
+
+    fn answers(&self, provider: &str) -> impl Iterator<Item = u64> {
+        self.calls.values().flat_map(move |entry| answer(entry, provider))
+    }
+
+    /// The texts of failures, and how many had each.
+    pub(crate) fn failures(&self) -> Vec<(String, usize)> {
+        let mut texts: HashMap<&str, usize> = HashMap::new();
+        for (_, end) in self.calls.values().flat_map(|entry| &entry.ends) {
+            if let End::Failed(text) | End::Wrong(text) = end {
+                *texts.entry(text).or_default() += 1;
+            }
+        }
+        let mut texts: Vec<_> = texts.into_iter().map(|(text, n)| (text.to_owned(), n)).collect();
+        texts.sort_by_key(|(_, n)| usize::MAX - n);
+        texts
+    }
+}
+
+impl Tally {
+    /// Whether nothing is wrong with those calls, whether they failed or not.
+    pub(crate) fn is_honest(&self) -> bool {
+        (self.wrong, self.late, self.repeated) == (0, 0, 0)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} answered, {} failed", self.answered, self.failed)?;
+        for (n, what) in [(self.wrong, "wrong"), (self.late, "late"), (self.repeated, "run twice")] {
+            if n > 0 {
+                write!(f, ", {n} {what}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The real-time clock in microseconds: one clock for all processes.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
+}
+
+fn answer(entry: &Entry, provider: &str) -> Option<u64> {
+    entry.ends.iter().find(|(_, end)| *end == End::Answered(provider.into())).map(|(at, _)| *at)
+}

@@ -1,0 +1,114 @@
+//! A row of the matrix, and how a group of them is run.
+
+use std::{
+    fmt::Display,
+    process::ExitCode,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::stage::{Stage, kill_children};
+
+/// One fault and the figures wanted.
+pub(crate) struct Row {
+    pub(crate) name: &'static str,
+    /// The figures, as the summary says them.
+    pub(crate) wanted: &'static str,
+    /// The row fails when it takes longer.
+    pub(crate) limit: Duration,
+    /// Breaks things and measures. May panic when something that it needs does not work: the row fails.
+    pub(crate) run: fn(&Stage) -> Outcome,
+}
+
+/// What a row measured.
+#[derive(Debug, Default)]
+pub(crate) struct Outcome {
+    figures: Vec<String>,
+    failed: bool,
+}
+
+impl Outcome {
+    /// Adds a figure, and whether it is what is wanted.
+    pub(crate) fn check(&mut self, good: bool, figure: impl Display) {
+        self.failed |= !good;
+        self.figures.push(format!("{figure}{}", if good { "" } else { " [!]" }));
+    }
+
+    /// Adds a time that something took, and the most that it may take; `None` is never.
+    pub(crate) fn within(&mut self, what: &str, took: Option<Duration>, most: Duration) {
+        match took {
+            Some(took) => self.check(took <= most, format!("{what} {:.2} s", took.as_secs_f64())),
+            None => self.check(false, format!("{what} never")),
+        }
+    }
+}
+
+/// Runs the rows that `args` name, all if it names none. Succeeds if all of them pass.
+pub(crate) fn run(rows: &[Row], args: &[String]) -> ExitCode {
+    let (options, names): (Vec<_>, Vec<_>) = args.iter().partition(|arg| arg.starts_with("--"));
+    let known = |name: &&&String| rows.iter().any(|row| row.name == ***name);
+    if let Some(wrong) = names.iter().find(|name| !known(name)) {
+        let all: Vec<_> = rows.iter().map(|row| row.name).collect();
+        eprintln!("faults: no row '{wrong}'; there are: {}", all.join(" "));
+        return ExitCode::from(2);
+    }
+    if let Some(wrong) = options.iter().find(|option| **option != "--quick") {
+        eprintln!("faults: no option '{wrong}'");
+        return ExitCode::from(2);
+    }
+    let chosen = rows.iter().filter(|row| names.is_empty() || names.iter().any(|name| *name == row.name));
+    let (began, quick) = (Instant::now(), !options.is_empty());
+    let summary: Vec<(bool, String)> = chosen.map(|row| one(row, quick)).collect();
+    println!();
+    for (_, line) in &summary {
+        println!("{line}");
+    }
+    let failed = summary.iter().filter(|(passed, _)| !passed).count();
+    println!("faults: {} of {} rows failed, {:.0} s", failed, summary.len(), began.elapsed().as_secs_f64());
+    ExitCode::from(u8::from(failed > 0))
+}
+
+/// Runs a row in a thread of its own, shows how it goes on, and gives its line of the summary.
+fn one(row: &Row, quick: bool) -> (bool, String) {
+    println!("== {} (wanted: {})", row.name, row.wanted);
+    let began = Instant::now();
+    let stage = Arc::new(Stage::new(quick));
+    let (sender, end) = mpsc::channel();
+    let (run, on) = (row.run, stage.clone());
+    let thread = thread::spawn(move || {
+        let outcome = run(&on);
+        drop(on);
+        let _ = sender.send(outcome);
+    });
+    let outcome = loop {
+        match end.recv_timeout(PROGRESS) {
+            Ok(outcome) => break Ok(outcome),
+            Err(mpsc::RecvTimeoutError::Disconnected) => break Err(panic_text(thread)),
+            Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() > row.limit => {
+                break Err(format!("not over after {:?}, in: {}", row.limit, stage.doing()));
+            }
+            Err(mpsc::RecvTimeoutError::Timeout) => {
+                println!("   {:6.1} s  {}  {}", began.elapsed().as_secs_f64(), stage.doing(), stage.tally());
+            }
+        }
+    };
+    stage.close();
+    kill_children();
+    let (passed, measured) = match outcome {
+        Ok(outcome) => (!outcome.failed && !outcome.figures.is_empty(), outcome.figures.join(", ")),
+        Err(why) => (false, why),
+    };
+    let verdict = if passed { "PASS" } else { "FAIL" };
+    let line = format!("{verdict}  {:<20} {measured} (wanted: {})", row.name, row.wanted);
+    println!("{line}  [{:.1} s]", began.elapsed().as_secs_f64());
+    (passed, line)
+}
+
+fn panic_text(thread: thread::JoinHandle<()>) -> String {
+    let Err(payload) = thread.join() else { return "ended without a word".into() };
+    let text = payload.downcast_ref::<String>().map(|text| &**text);
+    text.or_else(|| payload.downcast_ref().copied()).unwrap_or("panicked").replace('\n', " | ")
+}
+
+const PROGRESS: Duration = Duration::from_secs(2);
