@@ -31,10 +31,17 @@ pub struct MprpcApplication(Arc<Shared>);
 struct Shared {
     config: MprpcConfig,
     instance: u64,
-    registry: Mutex<Option<Arc<dyn Registry>>>,
+    registry: Mutex<Option<Started>>,
     clients: OnceLock<reactor::Pool>,
     // Last, so that what the others log while they end is still written.
     _logger: LoggerGuard,
+}
+
+/// The registry, once it was asked for.
+#[derive(Clone)]
+enum Started {
+    Direct(Arc<DirectRegistry>),
+    ZooKeeper(Arc<ZooKeeperRegistry>),
 }
 
 impl MprpcApplication {
@@ -100,21 +107,50 @@ impl MprpcApplication {
     /// # Errors
     /// ZooKeeper is required and cannot be reached.
     pub fn registry(&self) -> Result<Arc<dyn Registry>, Error> {
+        Ok(match self.started()? {
+            Started::Direct(registry) => registry,
+            Started::ZooKeeper(registry) => registry,
+        })
+    }
+
+    /// The same, for what only a registry on ZooKeeper can do, such as another mirror policy at run
+    /// time; `None` in direct mode.
+    ///
+    /// # Errors
+    /// As `registry`.
+    ///
+    /// ```no_run
+    /// # use mprpc_runtime::{MprpcApplication, registry::MirrorPolicy};
+    /// # fn f(app: MprpcApplication) -> Result<(), mprpc_runtime::Error> {
+    /// if let Some(registry) = app.zookeeper()? {
+    ///     registry.set_mirror(MirrorPolicy::Hold); // C++ callers stay with this process
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub fn zookeeper(&self) -> Result<Option<Arc<ZooKeeperRegistry>>, Error> {
+        Ok(match self.started()? {
+            Started::Direct(_) => None,
+            Started::ZooKeeper(registry) => Some(registry),
+        })
+    }
+
+    fn started(&self) -> Result<Started, Error> {
         let mut slot = self.0.registry.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(registry) = &*slot {
             return Ok(registry.clone());
         }
-        let registry = self.start_registry()?;
-        *slot = Some(registry.clone());
-        Ok(registry)
+        let registry = match self.zookeeper_options() {
+            Some(options) => Started::ZooKeeper(ZooKeeperRegistry::start(options)?),
+            None => Started::Direct(Arc::new(DirectRegistry::new(direct_endpoints(self.settings())))),
+        };
+        Ok(slot.insert(registry).clone())
     }
 
-    fn start_registry(&self) -> Result<Arc<dyn Registry>, Error> {
+    /// How the configuration wants ZooKeeper to be used, if at all.
+    fn zookeeper_options(&self) -> Option<ZooKeeperOptions> {
         let settings = self.settings();
-        let Some(zookeeper) = &settings.zookeeper else {
-            return Ok(Arc::new(DirectRegistry::new(direct_endpoints(settings))));
-        };
-        let registry = ZooKeeperRegistry::start(ZooKeeperOptions {
+        let zookeeper = settings.zookeeper.as_ref()?;
+        Some(ZooKeeperOptions {
             chroot: zookeeper.chroot.clone(),
             auth: zookeeper.auth.clone(),
             session_timeout: settings.zookeepertimeout,
@@ -124,9 +160,9 @@ impl MprpcApplication {
                 LegacyMirror::Hold => MirrorPolicy::Hold,
             },
             require: settings.require_registry,
+            app: program(),
             ..ZooKeeperOptions::new(zookeeper.hosts.clone())
-        })?;
-        Ok(registry)
+        })
     }
 
     /// The reactors of this application's asynchronous calls, started when first asked for.
@@ -178,6 +214,12 @@ pub fn main(run: impl FnOnce(MprpcApplication) -> Result<(), Error>) -> ExitCode
             ExitCode::from(error.exit_code())
         }
     }
+}
+
+/// The program's name, for people who look at its nodes.
+fn program() -> String {
+    let path = std::env::current_exe().unwrap_or_default();
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn direct_endpoints(settings: &Settings) -> Vec<Endpoint> {

@@ -4,7 +4,7 @@ use std::{
     io::Write,
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -39,12 +39,31 @@ pub struct RpcProvider {
     app: MprpcApplication,
     table: ServiceTable,
     addr: SocketAddr,
+    weight: u32,
+    zone: String,
 }
 
 impl RpcProvider {
     /// A provider on the address that the configuration says.
     pub fn new(app: &MprpcApplication) -> Self {
-        Self { app: app.clone(), table: ServiceTable::default(), addr: app.settings().server_addr() }
+        let settings = app.settings();
+        Self {
+            app: app.clone(),
+            table: ServiceTable::default(),
+            addr: settings.server_addr(),
+            weight: settings.weight.into(),
+            zone: settings.zone.clone(),
+        }
+    }
+
+    /// Publishes another weight than the configuration's; see [`RunningProvider::set_weight`].
+    pub fn set_weight(&mut self, weight: u32) {
+        self.weight = weight;
+    }
+
+    /// Publishes another zone than the configuration's; see [`RunningProvider::set_zone`].
+    pub fn set_zone(&mut self, zone: impl Into<String>) {
+        self.zone = zone.into();
     }
 
     /// Binds `addr` instead of the configuration's address.
@@ -116,10 +135,20 @@ impl RpcProvider {
             .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
         let server = Arc::new(server);
         let accepting = Some(acceptor.run(&reactors, server.clone(), max_connections)?);
-        let mut running =
-            RunningProvider { app: self.app, server, reactors, accepting, addr, published: None };
+        let settings = self.app.settings();
+        let publication = Publication {
+            addr: advertised(settings, addr),
+            instance: self.app.instance(),
+            services: server.dispatcher.table.names(),
+            weight: self.weight,
+            zone: self.zone,
+            legacy: settings.legacy,
+        };
+        let published = Mutex::default();
+        let running = RunningProvider { app: self.app, server, reactors, accepting, addr, published };
         // Whoever reads the announcement may start a caller, which should find us.
-        running.publish()?;
+        *running.published() = Some(publication.clone());
+        running.app.registry()?.publish(publication)?;
         running.announce();
         Ok(running)
     }
@@ -132,14 +161,42 @@ pub struct RunningProvider {
     reactors: reactor::Pool,
     accepting: Option<Accepting>,
     addr: SocketAddr,
-    /// The address in the registry.
-    published: Option<SocketAddr>,
+    /// What stands in the registry.
+    published: Mutex<Option<Publication>>,
 }
 
 impl RunningProvider {
     /// The address that it serves on, with the port that was chosen.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Asks callers for another share of calls, from now on: 100 is normal, 0 asks for none as long as
+    /// there are others. Returns when that is published, or after some seconds; what fails then is
+    /// tried again. Running calls go on.
+    ///
+    /// # Errors
+    /// A weight above 10,000, and the old one stays. With `require_registry`, a first try that failed.
+    pub fn set_weight(&self, weight: u32) -> Result<(), Error> {
+        self.republish(|publication| publication.weight = weight)
+    }
+
+    /// Tells callers of another zone, as `set_weight` does of another weight.
+    ///
+    /// # Errors
+    /// Anything but at most 64 letters, digits, `.`, `_` and `-`; and as `set_weight`.
+    pub fn set_zone(&self, zone: impl Into<String>) -> Result<(), Error> {
+        self.republish(|publication| publication.zone = zone.into())
+    }
+
+    fn republish(&self, edit: impl FnOnce(&mut Publication)) -> Result<(), Error> {
+        // Held throughout, or of two that change it at a time one would undo the other's.
+        let mut published = self.published();
+        let Some(mut publication) = published.clone() else { return Ok(()) };
+        edit(&mut publication);
+        publication.check()?;
+        *published = Some(publication.clone());
+        self.app.registry()?.publish(publication)
     }
 
     /// Drains and ends: callers are told, running calls finish, at most for `drain_timeout`.
@@ -164,19 +221,8 @@ impl RunningProvider {
         log::info!("RpcProvider start service at {}", self.addr);
     }
 
-    fn publish(&mut self) -> Result<(), Error> {
-        let settings = self.app.settings();
-        let addr = advertised(settings, self.addr);
-        self.app.registry()?.publish(Publication {
-            addr,
-            instance: self.app.instance(),
-            services: self.server.dispatcher.table.names(),
-            weight: settings.weight.into(),
-            zone: settings.zone.clone(),
-            legacy: settings.legacy,
-        })?;
-        self.published = Some(addr);
-        Ok(())
+    fn published(&self) -> MutexGuard<'_, Option<Publication>> {
+        self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how many calls were cut.
@@ -184,7 +230,7 @@ impl RunningProvider {
         let Some(accepting) = self.accepting.take() else { return 0 };
         let began = Instant::now();
         let deadline = began + self.app.settings().drain_timeout;
-        let registry = self.published.zip(self.app.registry().ok());
+        let registry = self.published().take().map(|one| one.addr).zip(self.app.registry().ok());
         if let Some((addr, registry)) = &registry {
             // Without ZooKeeper nobody can be told; the time belongs to the calls that run.
             registry.drain(*addr, deadline.min(began + LEAVE));

@@ -23,8 +23,8 @@ impl DirectRegistry {
 }
 
 impl Registry for DirectRegistry {
-    fn publish(&self, _publication: Publication) -> Result<(), Error> {
-        Ok(())
+    fn publish(&self, publication: Publication) -> Result<(), Error> {
+        publication.check()
     }
 
     fn drain(&self, _addr: SocketAddr, _deadline: Instant) {}

@@ -28,6 +28,28 @@ pub struct Publication {
     pub legacy: bool,
 }
 
+impl Publication {
+    /// Refuses a weight or a zone that callers would not believe.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with what would be right.
+    pub fn check(&self) -> Result<(), Error> {
+        let Self { weight, zone, .. } = self;
+        if *weight > MAX_WEIGHT {
+            return Err(Error::Usage(format!("weight {weight}: want 0 to {MAX_WEIGHT}; 100 is normal")));
+        }
+        if !is_zone(zone) {
+            return Err(Error::Usage(format!("zone {zone:?}: want at most 64 letters, digits, . _ and -")));
+        }
+        Ok(())
+    }
+}
+
+fn is_zone(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    text.len() <= 64 && text.bytes().all(plain)
+}
+
 /// The names of a service: what the registry needs to know of a descriptor.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct ServiceName {
@@ -79,7 +101,7 @@ pub trait Registry: Send + Sync {
     /// the first, such as for another weight.
     ///
     /// # Errors
-    /// A name or an address that cannot be published; and, if the registry is required, an attempt
+    /// A name, an address, a weight or a zone that cannot be published; and, if the registry is required, an attempt
     /// that failed, such as because another process holds the address.
     fn publish(&self, publication: Publication) -> Result<(), Error>;
 
@@ -96,3 +118,5 @@ pub trait Registry: Send + Sync {
     /// Nothing is known of the service and the registry cannot be asked in time.
     fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error>;
 }
+
+const MAX_WEIGHT: u32 = 10_000;

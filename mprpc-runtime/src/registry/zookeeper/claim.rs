@@ -64,8 +64,16 @@ pub(super) enum Verdict {
 }
 
 impl Claim {
-    /// What to do, given the answer at the address that an earlier `Ask` named.
-    pub(super) fn judge(&self, found: Option<&Found>, me: i64, answer: Option<Answer>) -> Verdict {
+    /// What to do, given the answer at the address that an earlier `Ask` named, and how many nodes of
+    /// others were evicted from this place before: a ghost does not come back, but two machines with
+    /// one address each reach themselves there and take the other for a ghost.
+    pub(super) fn judge(
+        &self,
+        found: Option<&Found>,
+        me: i64,
+        answer: Option<Answer>,
+        evicted: u32,
+    ) -> Verdict {
         let old = self.role <= Role::OldInstance;
         let Some(found) = found else {
             return if old { Verdict::Keep } else { Verdict::Create };
@@ -85,6 +93,7 @@ impl Claim {
                 let whom = instance_addr(&found.data).unwrap_or(self.addr);
                 match answer {
                     None => Verdict::Ask(whom),
+                    Some(_) if evicted >= MAX_EVICTED && found.owner != 0 => Verdict::Leave,
                     Some(Answer::Process(id)) if id == self.id => remove(found),
                     Some(Answer::Nobody) if whom == self.addr => remove(found),
                     Some(_) => Verdict::Leave,
@@ -102,6 +111,9 @@ fn remove(found: &Found) -> Verdict {
         version => Verdict::Delete(version),
     }
 }
+
+/// The one that was there first evicts once less than the one that came, and stays.
+pub(super) const MAX_EVICTED: u32 = 2;
 
 #[cfg(test)]
 mod tests {
@@ -138,7 +150,7 @@ mod tests {
     fn a_free_name_is_taken_and_our_own_node_kept_or_repaired() {
         for role in [Role::Instance, Role::Mirror] {
             let claim = claim(role);
-            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
+            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None, 0);
             assert_eq!(judge(None), Verdict::Create);
             assert_eq!(judge(found(ME, 1, claim.data.clone())), Verdict::Keep);
             assert_eq!(judge(found(ME, 0, claim.data.clone())), Verdict::Write(0), "never set");
@@ -150,7 +162,7 @@ mod tests {
     fn an_instance_of_an_earlier_session_of_ours_is_replaced_without_asking() {
         let claim = claim(Role::Instance);
         let ghost = found(OTHER, 2, text(addr(1), 0xa));
-        assert_eq!(claim.judge(ghost.as_ref(), ME, None), Verdict::Delete(2));
+        assert_eq!(claim.judge(ghost.as_ref(), ME, None, 0), Verdict::Delete(2));
     }
 
     #[test]
@@ -158,7 +170,7 @@ mod tests {
         let claim = claim(Role::Instance);
         let judge = |port, answer| {
             let other = found(OTHER, 1, text(addr(port), 0xb));
-            claim.judge(other.as_ref(), ME, answer)
+            claim.judge(other.as_ref(), ME, answer, 0)
         };
         assert_eq!(judge(1, None), Verdict::Ask(addr(1)));
         assert_eq!(judge(2, None), Verdict::Ask(addr(2)));
@@ -171,15 +183,42 @@ mod tests {
             assert_eq!(judge(port, Some(Answer::Stranger)), Verdict::Leave);
         }
         let rubbish = found(OTHER, 0, "rubbish");
-        assert_eq!(claim.judge(rubbish.as_ref(), ME, None), Verdict::Ask(addr(1)));
-        let dead = claim.judge(rubbish.as_ref(), ME, Some(Answer::Nobody));
+        assert_eq!(claim.judge(rubbish.as_ref(), ME, None, 0), Verdict::Ask(addr(1)));
+        let dead = claim.judge(rubbish.as_ref(), ME, Some(Answer::Nobody), 0);
         assert_eq!(dead, Verdict::Write(0), "version 0 is never deleted");
+    }
+
+    #[test]
+    fn of_two_machines_with_one_address_one_gives_way_and_the_first_stays() {
+        // Each finds itself at the address, so each takes the other's node for a ghost.
+        let mut evicted = [0, 0];
+        let mut holder = 0;
+        for turn in 1..10 {
+            let other = turn % 2;
+            if holder == other {
+                continue;
+            }
+            let (id, theirs) = ([0xa, 0xb][other], [0xa, 0xb][holder]);
+            let claim = Claim { role: Role::Instance, addr: addr(1), id, data: text(addr(1), id) };
+            let node = found([ME, OTHER][holder], 1, text(addr(1), theirs));
+            let answer = Some(Answer::Process(id));
+            match claim.judge(node.as_ref(), [ME, OTHER][other], answer, evicted[other]) {
+                Verdict::Delete(1) => (evicted[other], holder) = (evicted[other] + 1, other),
+                Verdict::Leave => break,
+                verdict => panic!("{verdict:?}"),
+            }
+        }
+        assert_eq!((holder, evicted), (0, [2, 2]));
+        let claim = claim(Role::Instance);
+        let lasting = found(0, 1, text(addr(1), 0xb));
+        let verdict = claim.judge(lasting.as_ref(), ME, Some(Answer::Process(0xa)), 9);
+        assert_eq!(verdict, Verdict::Delete(1), "no living process makes a lasting node");
     }
 
     #[test]
     fn a_legacy_name_is_left_to_any_other_address() {
         let claim = claim(Role::Mirror);
-        let judge = |version, data: &str| claim.judge(found(OTHER, version, data).as_ref(), ME, None);
+        let judge = |version, data: &str| claim.judge(found(OTHER, version, data).as_ref(), ME, None, 0);
         assert_eq!(judge(0, "10.0.0.6:1"), Verdict::Leave);
         assert_eq!(judge(1, "10.0.0.5:2\0mprpc"), Verdict::Leave);
         assert_eq!(judge(0, "rubbish"), Verdict::Leave);
@@ -192,7 +231,7 @@ mod tests {
     fn only_our_own_nodes_are_taken_away() {
         for role in [Role::OldInstance, Role::OldMirror] {
             let claim = claim(role);
-            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None);
+            let judge = |found: Option<Found>| claim.judge(found.as_ref(), ME, None, 0);
             assert_eq!(judge(None), Verdict::Keep);
             assert_eq!(judge(found(ME, 2, "anything")), Verdict::Delete(2));
             assert_eq!(judge(found(OTHER, 1, claim.data.clone())), Verdict::Delete(1));

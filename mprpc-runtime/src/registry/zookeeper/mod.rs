@@ -189,7 +189,8 @@ impl ZooKeeperRegistry {
 impl Registry for ZooKeeperRegistry {
     fn publish(&self, publication: Publication) -> Result<(), Error> {
         let addr = publication.addr;
-        nodes::check(&publication)?;
+        publication.check()?;
+        publication.services.iter().try_for_each(nodes::check_names)?;
         if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
             let text = "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
             return Err(Error::Config(format!("{addr} {text}")));

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     error::Error,
-    registry::{Endpoint, Publication, ServiceName},
+    registry::{Endpoint, MAX_WEIGHT, Publication, ServiceName, is_zone},
     wire::{Dialect, Wire},
 };
 
@@ -35,18 +35,6 @@ pub(super) fn check_names(service: &ServiceName) -> Result<(), Error> {
     }
     let text = format!("{service:?}: only letters, digits, _ and . may stand in a name");
     Err(Error::Usage(text))
-}
-
-/// Lets a publication pass that callers will believe.
-pub(super) fn check(of: &Publication) -> Result<(), Error> {
-    of.services.iter().try_for_each(check_names)?;
-    if of.weight > MAX_WEIGHT {
-        return Err(Error::Usage(format!("weight {}: at most {MAX_WEIGHT}, and 100 is normal", of.weight)));
-    }
-    if !is_zone(&of.zone) {
-        return Err(Error::Usage(format!("zone {:?}: at most 64 letters, digits, . _ and -", of.zone)));
-    }
-    Ok(())
 }
 
 /// What a process writes into its instance node. `start` is in milliseconds since 1970.
@@ -139,11 +127,6 @@ pub(super) fn dialable(addr: SocketAddr) -> bool {
     addr.port() != 0 && !matches!(ip.octets()[0], 0 | 224..)
 }
 
-fn is_zone(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    text.len() <= 64 && text.bytes().all(plain)
-}
-
 fn instance(data: &[u8]) -> Result<&str, &'static str> {
     if data.len() > MAX_INSTANCE {
         return Err("over 1024 bytes");
@@ -158,7 +141,6 @@ fn field<'a>(text: &'a str, key: &str) -> Option<&'a str> {
 }
 
 const MAX_INSTANCE: usize = 1024;
-const MAX_WEIGHT: u32 = 10_000;
 /// C++ callers read this many bytes of a node and no more.
 const MAX_LEGACY: usize = 64;
 const MARK: &[u8] = b"\0mprpc";

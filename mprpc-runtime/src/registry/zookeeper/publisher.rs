@@ -30,6 +30,8 @@ struct Node {
     /// A free name was left to others for a moment.
     paused: bool,
     failures: u32,
+    /// How many nodes of others were taken away from here.
+    evicted: u32,
     trouble: Option<String>,
 }
 
@@ -45,7 +47,8 @@ impl Publisher {
         }
         for (path, claim) in wanted.claims() {
             let (due, paused, failures, trouble) = Default::default();
-            let node = Node { claim, due, paused, failures, trouble };
+            let evicted = self.nodes.get(&path).map_or(0, |old| old.evicted);
+            let node = Node { claim, due, paused, failures, evicted, trouble };
             self.nodes.insert(path, node);
         }
         self.recheck();
@@ -121,11 +124,23 @@ impl Publisher {
         for _ in 0..ROUNDS {
             let found = client.read(path)?;
             let data = Some(&*node.claim.data);
-            match node.claim.judge(found.as_ref(), session, answer) {
+            let verdict = node.claim.judge(found.as_ref(), session, answer, node.evicted);
+            if matches!(verdict, Verdict::Write(_) | Verdict::Delete(_)) && answer.take().is_some() {
+                node.evicted += 1;
+                log::warn!("{path}: evicting the node of another process, which is not at {addr}");
+            }
+            match verdict {
                 Verdict::Leave if role == Role::Instance => {
                     let who = found.and_then(|found| nodes::instance_addr(&found.data)).unwrap_or(addr);
-                    let why = format!("the process at {who} holds it: do two `advertise` one address?");
-                    return Ok(node.refused(path, &why));
+                    let why = match answer {
+                        Some(Answer::Process(process)) if process == id => {
+                            format!(
+                                "another machine keeps publishing {who}, which leads to this process here"
+                            )
+                        }
+                        _ => format!("the process at {who} holds it"),
+                    };
+                    return Ok(node.refused(path, &format!("{why}: do two `advertise` one address?")));
                 }
                 Verdict::Keep | Verdict::Leave => {
                     (node.paused, node.failures, node.trouble) = (false, 0, None);
@@ -161,7 +176,7 @@ impl Node {
         self.failures += 1;
         let text = format!("{path} is not as it should be: {why}");
         if self.failures.is_power_of_two() {
-            log::warn!("{text}; trying again");
+            log::error!("{text}; trying again");
         }
         self.trouble = Some(text);
         Some(Instant::now() + PAUSE * (1 << self.failures.min(3)))
