@@ -45,7 +45,8 @@ impl Publication {
     }
 }
 
-fn is_zone(text: &str) -> bool {
+/// Whether a zone may be called so: at most 64 letters, digits, `.`, `_` and `-`.
+pub fn is_zone(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     text.len() <= 64 && text.bytes().all(plain)
 }
@@ -119,4 +120,5 @@ pub trait Registry: Send + Sync {
     fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error>;
 }
 
-const MAX_WEIGHT: u32 = 10_000;
+/// The greatest weight; more is taken for a mistake.
+pub const MAX_WEIGHT: u32 = 10_000;
