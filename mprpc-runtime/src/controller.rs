@@ -3,6 +3,7 @@
 //! `CallOptions` and `MprpcController` are the caller's, `Controller` is the handler's.
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -35,6 +36,8 @@ pub(crate) struct Given {
     pub(crate) attachment: Bytes,
     pub(crate) cancel: Option<CancelToken>,
     pub(crate) controller: Option<MprpcController>,
+    pub(crate) idempotent: Option<bool>,
+    pub(crate) detached: bool,
 }
 
 static NOTHING: Given = Given {
@@ -43,6 +46,8 @@ static NOTHING: Given = Given {
     attachment: Bytes::new(),
     cancel: None,
     controller: None,
+    idempotent: None,
+    detached: false,
 };
 
 impl CallOptions {
@@ -55,6 +60,22 @@ impl CallOptions {
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.change().timeout = Some(timeout.min(Duration::from_secs(365 * 24 * 3600)));
+        self
+    }
+
+    /// Whether the call may be repeated although its first attempt perhaps ran, whatever the .proto
+    /// file says of the method (`(mprpc.idempotent)`).
+    #[must_use]
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.change().idempotent = Some(idempotent);
+        self
+    }
+
+    /// The call may outlast the handler that makes it. Otherwise what a handler's own caller left of
+    /// its time bounds the calls that the handler makes on its thread.
+    #[must_use]
+    pub fn detached(mut self) -> Self {
+        self.change().detached = true;
         self
     }
 
@@ -225,4 +246,29 @@ impl Controller {
             cancel.on_cancel(hook);
         }
     }
+}
+
+thread_local! {
+    /// The deadline of the handler that runs on this thread.
+    static HANDLER_DEADLINE: Cell<Option<Instant>> = const { Cell::new(None) };
+}
+
+/// While it lives, calls made on this thread end by a handler's deadline.
+pub(crate) struct Inherit(Option<Instant>);
+
+impl Inherit {
+    pub(crate) fn from(controller: &Controller) -> Self {
+        Self(HANDLER_DEADLINE.replace(controller.deadline))
+    }
+}
+
+impl Drop for Inherit {
+    fn drop(&mut self) {
+        HANDLER_DEADLINE.set(self.0);
+    }
+}
+
+/// The deadline of the handler that runs on this thread, if there is one and it has one.
+pub(crate) fn handler_deadline() -> Option<Instant> {
+    HANDLER_DEADLINE.get()
 }

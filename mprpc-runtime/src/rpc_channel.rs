@@ -6,7 +6,7 @@ use protobuf::MessageDyn;
 
 use crate::{
     connection::{Body, ReplyExtras, call::Received},
-    controller::CallOptions,
+    controller::{CallOptions, handler_deadline},
     descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},
     reactor,
@@ -84,9 +84,17 @@ impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
 }
 
 impl Call<'_> {
-    /// The time allowed: the caller's, else the method's, else `default`.
+    /// The time allowed: the caller's, else the method's, else `default`. Inside of a handler no more
+    /// than what is left of the handler's own, unless the call is `detached`.
     pub fn timeout(&self, default: Duration) -> Duration {
-        self.options.given().timeout.or(self.method.timeout).unwrap_or(default)
+        let given = self.options.given();
+        let timeout = given.timeout.or(self.method.timeout).unwrap_or(default);
+        match handler_deadline() {
+            Some(deadline) if !given.detached => {
+                timeout.min(deadline.saturating_duration_since(reactor::now()))
+            }
+            _ => timeout,
+        }
     }
 
     /// A failure of this call before any peer was chosen.

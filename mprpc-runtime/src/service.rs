@@ -11,7 +11,7 @@ use protobuf::MessageFull;
 
 use crate::{
     connection::{Body, Incoming, ReplyExtras, Ticket},
-    controller::Controller,
+    controller::{Controller, Inherit},
     descriptor::{MethodDescriptor, ServiceDescriptor},
     status::Status,
     wire::Wire,
@@ -77,6 +77,7 @@ impl<'a> ServerCall<'a> {
         match self.body.parse_into(&mut request) {
             Ok(()) => {
                 let reply = Reply { ticket: self.ticket, method, message: PhantomData };
+                let _inherit = Inherit::from(&self.controller);
                 handler(self.controller, request, reply);
             }
             Err(error) => {

@@ -308,7 +308,7 @@ fn nobody_at_the_address_is_unavailable_and_did_not_run() {
 
 #[test]
 fn several_providers_are_used_in_turn_and_a_dead_one_is_avoided() {
-    let app = app(&[]);
+    let app = app(&[("balance", "round_robin")]);
     let (one, first) = serve(&app);
     let (two, second) = serve(&app);
     let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [one.addr(), two.addr()]));
@@ -452,7 +452,7 @@ fn one_cancelled_future_does_not_end_its_siblings() {
 
 #[test]
 fn a_blocking_call_to_a_peer_that_reads_nothing_ends_in_time() {
-    let app = app(&[]);
+    let app = app(&[("max_body", "128M")]);
     let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [deaf.local_addr().unwrap()]));
     // More than the buffers of both sides hold.

@@ -99,6 +99,8 @@ impl Health {
         if verdict == Verdict::Nothing {
             return false;
         }
+        // The first call paid for the connection, too.
+        let took = if verdict == Verdict::Answered && !self.was_called() { Duration::ZERO } else { took };
         self.measure(took, now);
         match verdict {
             Verdict::Answered => {
@@ -130,11 +132,16 @@ impl Health {
     }
 
     /// How long calls take, in microseconds; 0 if that is not known. What nobody measured anew
-    /// halves every second: an endpoint that was slow once gets a chance.
+    /// halves every second, and is replaced by the next measurement: who was slow once gets a chance.
     pub fn latency_us(&self, now: Instant) -> u64 {
         let speed = self.speed.load(Ordering::Relaxed);
-        let age = self.millis(now).wrapping_sub(speed as u32) / 1000;
+        let age = self.millis(now).saturating_sub(speed as u32) / 1000;
         (speed >> 32).checked_shr(age).unwrap_or(0)
+    }
+
+    /// Whether a call ever ended there.
+    pub fn was_called(&self) -> bool {
+        self.speed.load(Ordering::Relaxed) != 0
     }
 
     /// Whether it is `Up`, without a look at the time.
@@ -252,13 +259,15 @@ impl Health {
     }
 
     fn measure(&self, took: Duration, now: Instant) {
-        let old = self.latency_us(now);
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).clamp(1, u64::from(u32::MAX));
-        let new = if old == 0 { took } else { (3 * old + took).div_ceil(4) };
-        self.speed.store(new << 32 | u64::from(self.millis(now)), Ordering::Relaxed);
+        let (speed, millis) = (self.speed.load(Ordering::Relaxed), self.millis(now).max(1));
+        let old = speed >> 32;
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        let replaced = old == 0 || millis.saturating_sub(speed as u32) >= 1000;
+        let new = if replaced { took } else { (3 * old + took).div_ceil(4) };
+        self.speed.store(new << 32 | u64::from(millis), Ordering::Relaxed);
     }
 
-    /// Wraps after 49 days, which only an endpoint notices that was not called for as long.
+    /// Wraps after 49 days: an estimate of before then fades only with the next call.
     fn millis(&self, at: Instant) -> u32 {
         at.saturating_duration_since(self.epoch).as_millis() as u32
     }

@@ -18,13 +18,13 @@ mod retry;
 mod tests;
 
 pub use health::{Health, Standing, Verdict};
-pub use retry::{Budget, mix, pause};
+pub use retry::{Budget, Repeat, mix, pause};
 
 /// How an endpoint is chosen among those that are well.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Policy {
     /// Two are drawn by weight, and the one with fewer calls in flight for its weight is taken; of two
-    /// equally busy ones the first drawn, unless the other is at least twice as fast.
+    /// equally busy ones the first drawn, or the other if that one is faster, the likelier the faster.
     #[default]
     P2c,
     /// All in turn, whatever their weights.
@@ -123,7 +123,7 @@ impl Endpoints {
         };
         let drawn = self.lots.draw(policy, draw, n).and_then(|(a, b)| well(a).zip(well(b)));
         if let Some((a, b)) = drawn {
-            return Some(Choice { index: self.better(a, b, draw.now), ailing: false });
+            return Some(Choice { index: self.better(a, b, draw), ailing: false });
         }
         let ranks: Vec<_> = (0..n).filter_map(|at| Some((self.rank(at, draw, fit(at))?, at))).collect();
         let best = ranks.iter().map(|(rank, _)| *rank).min()?;
@@ -134,7 +134,7 @@ impl Endpoints {
         let again = Draw { turn: draw.turn / n as u64, random: mix(draw.random), ..draw };
         let (a, b) = lots.draw(policy, again, best.len())?;
         let ailing = self.list.iter().any(|endpoint| !endpoint.health.is_up());
-        Some(Choice { index: self.better(best[a], best[b], draw.now), ailing })
+        Some(Choice { index: self.better(best[a], best[b], again), ailing })
     }
 
     /// Endpoints that somebody should knock at now: their health is to be told whether they `opened`
@@ -171,7 +171,7 @@ impl Endpoints {
     }
 
     /// Of two that were drawn, the one to take. The first counts more: it was drawn by weight.
-    fn better(&self, first: usize, second: usize, now: Instant) -> usize {
+    fn better(&self, first: usize, second: usize, draw: Draw) -> usize {
         if first == second {
             return first;
         }
@@ -182,10 +182,13 @@ impl Endpoints {
         match load(a, b).cmp(&load(b, a)) {
             Ordering::Less => first,
             Ordering::Greater => second,
-            Ordering::Equal => match (a.health.latency_us(now), b.health.latency_us(now)) {
-                (slow, fast) if fast > 0 && slow / 2 >= fast => second,
-                _ => first,
-            },
+            Ordering::Equal => {
+                // Latencies are noisy, and are measured only where calls go: who is twice as slow
+                // loses every second call that would be its own, not all of them.
+                let (slow, fast) = (a.health.latency_us(draw.now), b.health.latency_us(draw.now));
+                let stays = fast == 0 || slow <= fast || scale(mix(draw.random) >> 32, slow) < fast;
+                if stays { first } else { second }
+            }
         }
     }
 }

@@ -5,6 +5,11 @@ use std::{
     time::Duration,
 };
 
+use crate::{
+    error::Ran,
+    status::{Code, Status},
+};
+
 /// Bounds the retries of a channel: a tenth of its calls, and ten more at a time. So retries cannot
 /// multiply the load on peers that are overloaded already.
 #[derive(Debug)]
@@ -30,6 +35,31 @@ impl Budget {
 impl Default for Budget {
     fn default() -> Self {
         Self(AtomicU32::new(FULL))
+    }
+}
+
+/// Whether a call that failed may be made again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeat {
+    /// It may not.
+    No,
+    /// It did not reach anybody who works on it, so that another attempt adds no load: it was not
+    /// sent, or stood above the id of a GoAway.
+    Free,
+    /// It may, if the budget allows: it was refused for overload, or may have run and is idempotent.
+    Budgeted,
+}
+
+impl Repeat {
+    /// Decides for a call that ended so.
+    pub fn of(ran: Ran, status: &Status, idempotent: bool) -> Self {
+        match (ran, status.code()) {
+            (_, Code::Cancelled | Code::InvalidArgument) => Self::No,
+            (Ran::No, Code::Unavailable) if !status.retryable() => Self::Free,
+            (Ran::No, _) => Self::Budgeted,
+            (Ran::Maybe, Code::Unavailable) if idempotent => Self::Budgeted,
+            (Ran::Maybe, _) => Self::No,
+        }
     }
 }
 

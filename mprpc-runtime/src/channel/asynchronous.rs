@@ -12,7 +12,7 @@ use std::{
 use super::{
     Attempts, Failed, MprpcChannel,
     encode::{self, Head, Payload},
-    peer::{Peer, Shared},
+    peer::{Peer, Placed, Shared, random},
 };
 use crate::{
     connection::{
@@ -22,6 +22,7 @@ use crate::{
     },
     controller::CallOptions,
     error::Ran,
+    reactor,
     rpc_channel::{Call, Done},
     status::Status,
     wire::Wire,
@@ -36,15 +37,16 @@ pub(super) struct AsyncCall {
     frame: Vec<u8>,
     message: std::ops::Range<usize>,
     wire: Wire,
-    target: Option<(Arc<Peer>, Arc<Shared>)>,
+    target: Option<(Placed, Arc<Shared>)>,
     guard: Option<CancelGuard>,
     done: Done,
 }
 
 impl AsyncCall {
-    pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, attempts: Attempts, done: Done) {
+    pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, mut attempts: Attempts, done: Done) {
         let now = attempts.began;
-        let picked = attempts.may_start(call, now).and_then(|()| channel.pick(&attempts, now));
+        let may = attempts.may_start(call, &channel.shared.client, now);
+        let picked = may.and_then(|()| channel.pick(&attempts, now));
         let peer = match picked {
             Ok(peer) => peer,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
@@ -61,7 +63,7 @@ impl AsyncCall {
             done,
         });
         this.encode(&Payload::Message(call.request), now);
-        this.post(peer);
+        this.post(peer, now);
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
@@ -77,13 +79,16 @@ impl AsyncCall {
         self.frame = frame;
     }
 
-    fn post(mut self: Box<Self>, peer: Arc<Peer>) {
+    fn post(mut self: Box<Self>, peer: Arc<Peer>, now: Instant) {
         self.attempts.begin(&peer);
-        let clients = match self.channel.0.app.clients() {
+        let clients = match self.channel.shared.app.clients() {
             Ok(clients) => clients,
             Err(error) => return finish(self.done, Err(error)),
         };
-        let shared = peer.shared(clients, &self.channel.0.client);
+        let shared = peer.shared(clients, &self.channel.shared.client);
+        if let Err(failure) = encode::check_peer(self.attempts.size, shared.link.max_body()) {
+            return finish(self.done, Err(self.attempts.error(failure)));
+        }
         let tag = match &self.options.given().cancel {
             None => 0,
             Some(token) => {
@@ -95,7 +100,7 @@ impl AsyncCall {
                 tag
             }
         };
-        self.target = Some((peer, shared.clone()));
+        self.target = Some((Placed::new(peer, now), shared.clone()));
         let deadline = self.attempts.deadline;
         let empty_ok = self.attempts.method.empty_response;
         let token = self.options.given().cancel.clone();
@@ -115,15 +120,23 @@ impl AsyncCall {
 
     /// Notes what the outcome says about the peer. Returns the failure with what it takes to
     /// decide about another attempt.
-    fn judge(&self, failure: Failure) -> Failed {
-        let mut stale = false;
-        if let Some((peer, shared)) = &self.target {
-            stale = shared.link.was_open() && !shared.link.takes_calls();
-            if !shared.link.was_open() && !shared.link.takes_calls() {
-                peer.failed(Instant::now());
-            }
+    fn judge(&mut self, mut failure: Failure, now: Instant) -> Failed {
+        let Some((placed, shared)) = self.target.take() else {
+            return Failed { failure, stale: false };
+        };
+        let (peer, link) = (&placed.peer, &shared.link);
+        // The connection tells this, too, but only when all its calls have ended.
+        if link.drains() {
+            peer.health.drains(now, random());
         }
-        Failed { failure, stale }
+        let stale = link.was_open() && !link.takes_calls();
+        if let Some(why) = link.failure() {
+            // There never was a connection that could have said so.
+            failure.status = Status::unavailable(why);
+        }
+        let failed = Failed { failure, stale };
+        self.channel.judge(placed, &failed, &self.attempts, now);
+        failed
     }
 
     fn again(mut self: Box<Self>) -> Result<(), (Box<Self>, Failure)> {
@@ -141,7 +154,7 @@ impl AsyncCall {
         let old = std::mem::take(&mut self.frame);
         let message = self.message.clone();
         self.encode(&Payload::Bytes(&old[message]), now);
-        self.post(peer);
+        self.post(peer, now);
         Ok(())
     }
 }
@@ -154,16 +167,16 @@ impl Completion for AsyncCall {
     fn complete(mut self: Box<Self>, outcome: Outcome<'_>) {
         let failure = match outcome {
             Ok(received) => {
-                if let Some((peer, _)) = &self.target {
-                    peer.succeeded();
+                let Self { done, target, .. } = *self;
+                if let Some((placed, _)) = target {
+                    placed.answered(reactor::now());
                 }
-                let Self { done, .. } = *self;
                 return finish(done, Ok(received));
             }
             Err(failure) => failure,
         };
-        let failed = self.judge(failure);
-        if self.attempts.may_retry(&failed) {
+        let failed = self.judge(failure, reactor::now());
+        if self.attempts.may_retry(&failed, &self.channel.shared.budget) {
             if let Err((this, failure)) = self.again() {
                 finish(this.done, Err(this.attempts.error(failure)));
             }

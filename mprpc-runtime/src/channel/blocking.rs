@@ -13,52 +13,59 @@ use rustix::net::{RecvFlags, SendFlags, recv, send};
 use socket2::SockRef;
 
 use super::{
-    Failed,
+    Attempts, Failed,
     encode::{self, Head, Payload},
-    peer::Peer,
+    peer::{Peer, random},
 };
 use crate::{
     connection::{
         CancelToken, Intent, ReplyExtras,
         call::{Failure, Outcome},
-        client::{ClientConnection, ClientSettings, Start},
+        client::{ClientConnection, ClientSettings, Start, is_of_the_peer},
     },
     error::Ran,
     rpc_channel::{Call, extras},
     status::Status,
 };
 
-/// Makes one attempt of a call at `peer`, on a connection of its pool or a new one.
+/// Makes one attempt of a call at `peer`, on a connection of its pool or a new one. Says when it ended.
 pub(super) fn call(
     peer: &Peer,
     settings: &Arc<ClientSettings>,
     call: &Call<'_>,
-    deadline: Instant,
+    (attempts, now): (&Attempts, Instant),
     response: &mut dyn MessageDyn,
-) -> Result<ReplyExtras, Failed> {
+) -> (Result<ReplyExtras, Failed>, Instant) {
+    if !peer.health.is_up() {
+        peer.discard_idle(now);
+    }
     while let Some(mut connection) = peer.take_idle() {
-        if connection.is_alive() {
-            let result = connection.call(call, deadline, response);
+        if connection.is_alive(now) {
+            let result = connection.call(call, attempts, response);
             // Only a connection that ended meanwhile says nothing about the peer.
-            let stale = !connection.conn.takes_calls();
-            return finish(peer, connection, call, result).map_err(|failure| Failed { failure, stale });
+            let (stale, end) = (!connection.conn.takes_calls(), connection.now);
+            let result = finish(peer, connection, call, result);
+            return (result.map_err(|failure| Failed { failure, stale }), end);
         }
     }
     let fresh = |failure| Failed { failure, stale: false };
-    let mut connection = Blocking::connect(peer, settings, deadline).map_err(fresh)?;
-    let result = connection.call(call, deadline, response);
-    if !connection.conn.was_open() && connection.conn.intent() != Intent::Open {
-        peer.failed(Instant::now());
+    match Blocking::connect(peer, settings, attempts.deadline) {
+        Err(failure) => (Err(fresh(failure)), Instant::now()),
+        Ok(mut connection) => {
+            let result = connection.call(call, attempts, response);
+            let end = connection.now;
+            (finish(peer, connection, call, result).map_err(fresh), end)
+        }
     }
-    finish(peer, connection, call, result).map_err(fresh)
 }
 
 fn finish(
     peer: &Peer,
-    connection: Blocking,
+    mut connection: Blocking,
     call: &Call<'_>,
     result: Result<ReplyExtras, Failure>,
 ) -> Result<ReplyExtras, Failure> {
+    connection.conn.tell(connection.now);
     // A token's hook may still be about to shut this socket down, which must not hit the next call.
     let cancelled = call.options.given().cancel.as_ref().is_some_and(CancelToken::is_cancelled);
     if connection.conn.intent() == Intent::Reset {
@@ -66,9 +73,6 @@ fn finish(
         let _ = SockRef::from(&connection.stream).set_linger(Some(Duration::ZERO));
     } else if connection.conn.is_idle() && !cancelled {
         peer.give_back(connection);
-    }
-    if result.is_ok() {
-        peer.succeeded();
     }
     result
 }
@@ -79,6 +83,8 @@ pub(super) struct Blocking {
     conn: ClientConnection<()>,
     /// What the socket's time-outs are set to.
     patience: Duration,
+    /// When the clock was last read.
+    now: Instant,
 }
 
 /// Where the end of the running call goes.
@@ -96,24 +102,32 @@ impl Blocking {
         if patience.is_zero() {
             return Err(did_not_run(Status::deadline_exceeded("no time was left to connect")));
         }
-        let stream = TcpStream::connect_timeout(&peer.addr, patience)
-            .and_then(|stream| stream.set_nodelay(true).map(|()| stream))
-            .map_err(|error| {
-                peer.failed(Instant::now());
+        let connected = |stream: TcpStream| {
+            stream.set_nodelay(true)?;
+            // As reactors do it: a peer that vanished must not keep what was sent for minutes.
+            #[cfg(target_os = "linux")]
+            SockRef::from(&stream).set_tcp_user_timeout(Some(settings.request_timeout))?;
+            Ok(stream)
+        };
+        let stream =
+            TcpStream::connect_timeout(&peer.addr, patience).and_then(connected).map_err(|error| {
                 if error.kind() == ErrorKind::TimedOut && patience == left {
                     return did_not_run(Status::deadline_exceeded("the deadline passed while connecting"));
                 }
+                if is_of_the_peer(&error) {
+                    peer.health.connect_failed(Instant::now(), random());
+                }
                 did_not_run(Status::unavailable(format!("cannot connect: {error}")))
             })?;
-        let mut conn = ClientConnection::new(peer.wire, settings.clone(), began);
+        let mut conn = ClientConnection::new(peer.wire, settings.clone(), began).linked(peer.link());
         conn.connected();
-        Ok(Self { stream, conn, patience: Duration::ZERO })
+        Ok(Self { stream, conn, patience: Duration::ZERO, now: began })
     }
 
     fn call(
         &mut self,
         call: &Call<'_>,
-        deadline: Instant,
+        attempts: &Attempts,
         response: &mut dyn MessageDyn,
     ) -> Result<ReplyExtras, Failure> {
         let token = call.options.given().cancel.as_ref();
@@ -129,10 +143,13 @@ impl Blocking {
             }
         };
         let mut ending = Ending { response, result: None };
+        encode::check_peer(attempts.size, self.conn.peer_max_body())?;
+        let deadline = attempts.deadline;
+        self.now = Instant::now();
         let wire = self.conn.wire();
         let head = Head {
             method: call.method,
-            remaining: deadline.saturating_duration_since(Instant::now()),
+            remaining: deadline.saturating_duration_since(self.now),
             metadata: &call.options.given().metadata,
             attachment: &call.options.given().attachment,
         };
@@ -144,6 +161,7 @@ impl Blocking {
             },
             &mut |(), outcome| ending.end(outcome),
         );
+        self.conn.expect(self.now);
         loop {
             self.flush(&mut ending);
             if let Some(result) = ending.result.take() {
@@ -157,10 +175,13 @@ impl Blocking {
     /// Waits for bytes or for time to pass, and lets the connection have them.
     fn step(&mut self, ending: &mut Ending<'_>, cancelled: &dyn Fn() -> bool) {
         let now = Instant::now();
+        self.now = now;
         let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
         let wait = until.saturating_duration_since(now);
         if wait.is_zero() {
-            return self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
+            self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
+            // While this thread waits on, others should know that the peer is silent.
+            return self.conn.tell(now);
         }
         let read = self.be_patient(wait).and_then(|()| self.read(ending));
         let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
@@ -179,7 +200,9 @@ impl Blocking {
             buffer.resize(READ_SIZE, 0);
             let n = self.stream.read(buffer)?;
             if n > 0 {
-                self.conn.receive(&buffer[..n], Instant::now(), &mut |(), outcome| ending.end(outcome));
+                self.now = Instant::now();
+                self.conn.receive(&buffer[..n], self.now, &mut |(), outcome| ending.end(outcome));
+                self.conn.tell(self.now);
             }
             Ok(n)
         })
@@ -223,14 +246,16 @@ impl Blocking {
     }
 
     /// Whether the connection, after some time in the pool, is as good as new.
-    fn is_alive(&mut self) -> bool {
+    fn is_alive(&mut self, now: Instant) -> bool {
+        self.now = now;
         let mut nobody = Nothing::default();
         let mut ending = Ending { response: &mut nobody, result: None };
         let alive = self.take_buffered(&mut ending).is_ok();
         if !self.conn.output().is_empty() {
             self.flush_now();
         }
-        alive && self.conn.is_idle()
+        self.conn.tell(now);
+        alive && self.conn.is_idle() && !self.conn.is_in_doubt()
     }
 
     /// Hands over what lies in the socket, without waiting. The end of the stream is an error here.
@@ -242,7 +267,7 @@ impl Blocking {
                     Ok((_, 0)) => return Err(ErrorKind::UnexpectedEof.into()),
                     Ok((_, n)) => {
                         let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
-                        self.conn.receive(&buffer[..n], Instant::now(), sink);
+                        self.conn.receive(&buffer[..n], self.now, sink);
                     }
                     Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                     Err(error) => return Err(error),

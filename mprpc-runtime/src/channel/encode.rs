@@ -7,9 +7,11 @@ use protobuf::MessageDyn;
 use crate::{
     connection::{
         Metadata,
-        call::{MAX_METADATA, append_message},
+        call::{Failure, MAX_METADATA, append_message},
+        client::ClientSettings,
     },
     descriptor::MethodDescriptor,
+    error::Ran,
     rpc_channel::Call,
     status::Status,
     wire::{
@@ -64,19 +66,39 @@ pub(super) fn request(
     }
 }
 
-/// Refuses a request that has no place in a frame.
-pub(super) fn check_size(call: &Call<'_>) -> Result<(), Status> {
+/// Refuses a request that nobody would take: that costs its call, and no connection. Gives the size
+/// of message and attachment.
+pub(super) fn check(call: &Call<'_>, settings: &ClientSettings) -> Result<u64, Status> {
     let size = call.request.compute_size_dyn() + call.options.given().attachment.len() as u64;
-    if size > MAX_FRAME {
-        let text = format!("the request of {size} bytes is over what a frame can hold, {MAX_FRAME} bytes");
+    if size > u64::from(settings.max_body) {
+        let limit = settings.max_body;
+        let text = format!("the request of {size} bytes is over max_body, {limit} bytes here");
         return Err(Status::resource_exhausted(text));
     }
-    let size = call.options.given().metadata.size();
-    if size > MAX_METADATA {
-        let text = format!("the metadata of {size} bytes is over {MAX_METADATA} bytes");
+    let metadata = &call.options.given().metadata;
+    if metadata.is_empty() {
+        return Ok(size);
+    }
+    for (key, _) in metadata.iter() {
+        if let Err(why) = Metadata::check_key(key) {
+            return Err(Status::invalid_argument(why));
+        }
+    }
+    let (meta, limit) = (metadata.size(), MAX_METADATA.min(settings.max_header as usize));
+    if meta > limit {
+        let text = format!("the metadata of {meta} bytes is over {limit} bytes (max_header)");
         return Err(Status::invalid_argument(text));
     }
-    Ok(())
+    Ok(size)
+}
+
+/// Refuses a request that is larger than the peer said it takes.
+pub(super) fn check_peer(size: u64, limit: u32) -> Result<(), Failure> {
+    if size <= u64::from(limit) {
+        return Ok(());
+    }
+    let text = format!("the request of {size} bytes is over max_body, {limit} bytes at the peer");
+    Err(Failure { ran: Ran::No, status: Status::resource_exhausted(text) })
 }
 
 fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
@@ -99,6 +121,3 @@ impl Payload<'_> {
         }
     }
 }
-
-/// Protobuf's own limit.
-const MAX_FRAME: u64 = i32::MAX as u64;

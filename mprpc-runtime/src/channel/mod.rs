@@ -10,7 +10,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
     time::{Duration, Instant},
 };
 
@@ -18,6 +18,7 @@ use protobuf::MessageDyn;
 
 use crate::{
     application::MprpcApplication,
+    balance::{Budget, Policy, Repeat, Verdict},
     config::{LegacyEmpty, LegacyEnd},
     connection::{ReplyExtras, call::Failure, client::ClientSettings},
     descriptor::MethodDescriptor,
@@ -25,7 +26,7 @@ use crate::{
     reactor,
     registry::{Endpoint, Registry, direct::DirectRegistry},
     rpc_channel::{Call, Done, RpcChannel, refuse_on_reactor},
-    status::Status,
+    status::{Code, Status},
     wire::Wire,
 };
 
@@ -36,12 +37,16 @@ mod peer;
 mod services;
 
 use asynchronous::AsyncCall;
-use peer::Peer;
-use services::ServiceState;
+use peer::{Peer, Placed};
+use services::{Peers, ServiceState};
 
 /// Carries calls over the network. Clones share connections; all of it may be used from any thread.
 #[derive(Clone)]
-pub struct MprpcChannel(Arc<Shared>);
+pub struct MprpcChannel {
+    shared: Arc<Shared>,
+    timeout: Duration,
+    balance: Policy,
+}
 
 struct Shared {
     app: MprpcApplication,
@@ -49,7 +54,9 @@ struct Shared {
     client: Arc<ClientSettings>,
     /// Few, and asked for by each call: found by comparing names, which are mostly one address.
     services: RwLock<Vec<(&'static str, Arc<ServiceState>)>>,
-    peers: Mutex<HashMap<(SocketAddr, Wire), Arc<Peer>>>,
+    /// Kept by the services that they serve.
+    peers: Mutex<HashMap<(SocketAddr, Wire), Weak<Peer>>>,
+    budget: Budget,
 }
 
 impl MprpcChannel {
@@ -84,13 +91,35 @@ impl MprpcChannel {
             legacy_quiet: settings.legacy_end == LegacyEnd::Quiet,
             legacy_empty: settings.legacy_empty == LegacyEmpty::Default,
         };
-        Self(Arc::new(Shared {
+        let shared = Shared {
             app: app.clone(),
             registry,
             client: Arc::new(client),
             services: RwLock::default(),
             peers: Mutex::default(),
-        }))
+            budget: Budget::default(),
+        };
+        Self { shared: Arc::new(shared), timeout: settings.timeout, balance: settings.balance }
+    }
+
+    /// The same channel, on the same connections, for calls that are allowed this time unless they or
+    /// their method say otherwise.
+    ///
+    /// ```no_run
+    /// # fn f(channel: &mprpc_runtime::MprpcChannel) {
+    /// let hasty = channel.with_timeout(std::time::Duration::from_millis(200));
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_timeout(&self, timeout: Duration) -> Self {
+        Self { timeout, ..self.clone() }
+    }
+
+    /// The same channel, on the same connections, which chooses among providers in this way instead
+    /// of the configuration's (`balance`).
+    #[must_use]
+    pub fn with_balance(&self, balance: Policy) -> Self {
+        Self { balance, ..self.clone() }
     }
 
     /// The peer for the next attempt of a call.
@@ -99,11 +128,11 @@ impl MprpcChannel {
         // A reactor cannot wait for a first look-up; it takes what is known.
         let deadline = if reactor::on_reactor_thread() { now } else { call.deadline };
         let snapshot = self
-            .0
+            .shared
             .registry
             .lookup(&service.name, deadline)
             .map_err(|error| Failure { ran: Ran::No, status: Status::unavailable(error.to_string()) })?;
-        service.pick(&snapshot, call, now, |addr, wire| self.peer(addr, wire))
+        service.pick(&snapshot, self.balance, call, now, self)
     }
 
     fn service(&self, call: &Attempts) -> Arc<ServiceState> {
@@ -111,9 +140,9 @@ impl MprpcChannel {
         let find = |services: &[(&str, Arc<ServiceState>)]| {
             services.iter().find(|(known, _)| *known == name).map(|(_, service)| service.clone())
         };
-        let known = find(&self.0.services.read().unwrap_or_else(PoisonError::into_inner));
+        let known = find(&self.shared.services.read().unwrap_or_else(PoisonError::into_inner));
         known.unwrap_or_else(|| {
-            let mut services = self.0.services.write().unwrap_or_else(PoisonError::into_inner);
+            let mut services = self.shared.services.write().unwrap_or_else(PoisonError::into_inner);
             find(&services).unwrap_or_else(|| {
                 let service = Arc::new(ServiceState::new(call.method));
                 services.push((name, service.clone()));
@@ -122,40 +151,78 @@ impl MprpcChannel {
         })
     }
 
+    /// Notes what the end of an attempt says about its peer.
+    fn judge(&self, placed: Placed, failed: &Failed, attempts: &Attempts, now: Instant) {
+        let (peer, verdict) = (placed.peer.clone(), failed.verdict());
+        if verdict == Verdict::Late && peer.wire == Wire::Mux {
+            // It may be slow, or dead: it is asked, on a connection that this call did not use.
+            self.check(&peer, now);
+        }
+        if placed.failed(verdict, attempts.allowed, now) {
+            self.service(attempts).eject(&peer, now);
+        }
+    }
+}
+
+impl Peers for MprpcChannel {
     fn peer(&self, addr: SocketAddr, wire: Wire) -> Arc<Peer> {
-        let mut peers = self.0.peers.lock().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Peer::new(addr, wire, self.0.app.settings().max_idle));
-        peers.entry((addr, wire)).or_insert_with(new).clone()
+        let mut peers = self.shared.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        peers.get(&(addr, wire)).and_then(Weak::upgrade).unwrap_or_else(|| {
+            peers.retain(|_, peer| peer.strong_count() > 0);
+            let peer = Arc::new(Peer::new(addr, wire, self.shared.app.settings().max_idle));
+            peers.insert((addr, wire), Arc::downgrade(&peer));
+            peer
+        })
+    }
+
+    fn check(&self, peer: &Peer, now: Instant) {
+        if peer.wire != Wire::Mux {
+            // Nothing can be asked without making a call: the next calls find out.
+            return peer.health.opened(now);
+        }
+        match self.shared.app.clients() {
+            Ok(pool) => peer.check(pool, &self.shared.client, now),
+            Err(error) => log::warn!("{} cannot be asked whether it lives: {error}", peer.addr),
+        }
     }
 }
 
 impl RpcChannel for MprpcChannel {
     fn default_timeout(&self) -> Duration {
-        self.0.app.settings().timeout
+        self.timeout
     }
 
     fn call_method(&self, call: Call<'_>, done: Done) {
-        let attempts = Attempts::new(&call, self.default_timeout());
+        let attempts = Attempts::new(&call, self.timeout);
+        self.shared.budget.earn();
         AsyncCall::start(self.clone(), &call, attempts, done);
     }
 
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
-        let mut attempts = Attempts::new(&call, self.default_timeout());
+        let mut attempts = Attempts::new(&call, self.timeout);
+        self.shared.budget.earn();
         loop {
             let now = Instant::now();
-            let failed = match attempts.may_start(&call, now).and_then(|()| self.pick(&attempts, now)) {
+            let client = &self.shared.client;
+            let picked = attempts.may_start(&call, client, now).and_then(|()| self.pick(&attempts, now));
+            let placed = match picked {
                 Err(failure) => return Err(attempts.error(failure)),
-                Ok(peer) => {
-                    attempts.begin(&peer);
-                    match blocking::call(&peer, &self.0.client, &call, attempts.deadline, response) {
-                        Ok(extras) => return Ok(extras),
-                        Err(failed) => failed,
+                Ok(peer) => Placed::new(peer, now),
+            };
+            attempts.begin(&placed.peer);
+            let (result, now) = blocking::call(&placed.peer, client, &call, (&attempts, now), response);
+            match result {
+                Ok(extras) => {
+                    placed.answered(now);
+                    return Ok(extras);
+                }
+                Err(failed) => {
+                    self.judge(placed, &failed, &attempts, now);
+                    if !attempts.may_retry(&failed, &self.shared.budget) {
+                        return Err(attempts.error(failed.failure));
                     }
                 }
-            };
-            if !attempts.may_retry(&failed) {
-                return Err(attempts.error(failed.failure));
             }
         }
     }
@@ -168,6 +235,10 @@ struct Attempts {
     allowed: Duration,
     deadline: Instant,
     count: u32,
+    /// Bytes of the message and the attachment.
+    size: u64,
+    /// It may be repeated even if it ran.
+    idempotent: bool,
     peer: Option<SocketAddr>,
     /// Where the call failed; empty, and without memory, for nearly all calls.
     tried: Vec<SocketAddr>,
@@ -180,17 +251,41 @@ struct Failed {
     stale: bool,
 }
 
+impl Failed {
+    /// What it says about the peer.
+    fn verdict(&self) -> Verdict {
+        let Failure { ran, status } = &self.failure;
+        match (ran, status.code()) {
+            (_, Code::DeadlineExceeded) => Verdict::Late,
+            (Ran::No, _) if status.retryable() => Verdict::Refused,
+            // What could not be connected is told by the connection.
+            (Ran::No, _) | (_, Code::Cancelled) => Verdict::Nothing,
+            (_, Code::Unavailable | Code::Internal | Code::DataLoss) => Verdict::Failed,
+            (_, Code::ResourceExhausted) => Verdict::Refused,
+            _ => Verdict::Answered,
+        }
+    }
+}
+
 impl Attempts {
     fn new(call: &Call<'_>, default: Duration) -> Self {
         let began = reactor::now();
         let allowed = call.timeout(default);
         let deadline = began + allowed;
-        Self { method: call.method, began, allowed, deadline, count: 0, peer: None, tried: Vec::new() }
+        let idempotent = call.options.given().idempotent.unwrap_or(call.method.idempotent);
+        let (method, tried) = (call.method, Vec::new());
+        Self { method, began, allowed, deadline, count: 0, size: 0, idempotent, peer: None, tried }
     }
 
     /// Refuses what cannot be sent.
-    fn may_start(&self, call: &Call<'_>, now: Instant) -> Result<(), Failure> {
+    fn may_start(&mut self, call: &Call<'_>, settings: &ClientSettings, now: Instant) -> Result<(), Failure> {
         let refuse = |status| Err(Failure { ran: Ran::No, status });
+        if self.allowed.is_zero() {
+            return refuse(Status::deadline_exceeded(
+                "a timeout of 0 leaves no time to send the call; it must be above (CallOptions::timeout, \
+                 MprpcChannel::with_timeout; inside of a handler, what its own caller left)",
+            ));
+        }
         if now >= self.deadline {
             return refuse(Status::deadline_exceeded("no time was left to send the call"));
         }
@@ -201,7 +296,8 @@ impl Attempts {
             let text = format!("the request {} lacks a required field", call.method.request_type);
             return refuse(Status::invalid_argument(text));
         }
-        encode::check_size(call).map_err(|status| Failure { ran: Ran::No, status })
+        self.size = encode::check(call, settings).map_err(|status| Failure { ran: Ran::No, status })?;
+        Ok(())
     }
 
     fn begin(&mut self, peer: &Peer) {
@@ -209,9 +305,14 @@ impl Attempts {
         self.peer = Some(peer.addr);
     }
 
-    /// Whether the call did not run and is worth another attempt. Notes where it failed.
-    fn may_retry(&mut self, failed: &Failed) -> bool {
-        if failed.failure.ran == Ran::Maybe || self.count >= MAX_ATTEMPTS || Instant::now() >= self.deadline {
+    /// Whether the call may be repeated and is worth another attempt. Notes where it failed.
+    fn may_retry(&mut self, failed: &Failed, budget: &Budget) -> bool {
+        let Failure { ran, status } = &failed.failure;
+        let repeat = Repeat::of(*ran, status, self.idempotent);
+        if repeat == Repeat::No || self.count >= MAX_ATTEMPTS || Instant::now() >= self.deadline {
+            return false;
+        }
+        if repeat == Repeat::Budgeted && !budget.spend() {
             return false;
         }
         if !failed.stale {

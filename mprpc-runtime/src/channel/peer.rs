@@ -1,37 +1,39 @@
-//! A peer: one address as this channel knows it, with its connections.
+//! A peer: one address as this channel knows it, with its connections and its health.
 
 use std::{
+    hash::{BuildHasher, RandomState},
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        Arc, LazyLock, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use super::blocking::Blocking;
 use crate::{
+    balance::{Health, Standing, Verdict, mix},
     connection::{
         Command, ConnId,
-        client::{ClientConnection, ClientSettings, Link},
+        client::{ClientConnection, ClientSettings, Link, Observer},
     },
     reactor,
     wire::Wire,
 };
 
-/// Shared by all services of the channel that are served there.
+/// Shared by all services of the channel that are served there. When the last of them drops it, because
+/// the registry no longer lists it, its connections close.
 pub(super) struct Peer {
     pub(super) addr: SocketAddr,
     pub(super) wire: Wire,
+    pub(super) health: Arc<Health>,
     /// Blocking callers' connections that wait for their next call.
     idle: Mutex<Vec<Blocking>>,
     max_idle: usize,
     /// The connection of asynchronous callers.
     shared: Mutex<Option<Arc<Shared>>>,
-    /// Milliseconds since `epoch` until which the peer counts as bad; 0 if it does not.
-    bad_until: AtomicU64,
-    failures: AtomicU32,
-    epoch: Instant,
+    /// When it was last asked for a sign of life.
+    checked: Mutex<Option<Instant>>,
 }
 
 /// Where to post asynchronous calls.
@@ -53,12 +55,11 @@ impl Peer {
         Self {
             addr,
             wire,
+            health: Arc::new(Health::new(reactor::now())),
             idle: Mutex::default(),
             max_idle,
             shared: Mutex::default(),
-            bad_until: AtomicU64::new(0),
-            failures: AtomicU32::new(0),
-            epoch: Instant::now(),
+            checked: Mutex::default(),
         }
     }
 
@@ -74,6 +75,18 @@ impl Peer {
         }
     }
 
+    /// Closes the connections that wait for blocking callers, if the peer is known not to answer.
+    pub(super) fn discard_idle(&self, now: Instant) {
+        if matches!(self.health.standing(now), Standing::Silent | Standing::Down | Standing::Draining) {
+            drop(std::mem::take(&mut *self.idle.lock().unwrap_or_else(PoisonError::into_inner)));
+        }
+    }
+
+    /// A link for a connection to this peer.
+    pub(super) fn link(&self) -> Arc<Link> {
+        Arc::new(Link::observed(self.health.clone()))
+    }
+
     /// The shared connection, dialled anew if there is none that takes calls. On the legacy wire
     /// every call gets its own.
     pub(super) fn shared(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Arc<Shared> {
@@ -82,7 +95,7 @@ impl Peer {
             return shared.clone();
         }
         let reactor = pool.next().clone();
-        let link = Arc::new(Link::default());
+        let link = self.link();
         let (wire, settings, state) = (self.wire, settings.clone(), link.clone());
         let conn = reactor.connect(
             self.addr,
@@ -95,35 +108,86 @@ impl Peer {
         shared
     }
 
-    /// Whether a connect failed lately.
-    pub(super) fn is_bad(&self, now: Instant) -> bool {
-        let until = self.bad_until.load(Ordering::Relaxed);
-        until != 0 && self.millis(now) < until
-    }
-
-    /// A connect failed: avoid the peer for a while that doubles from 100 ms to 5 s.
-    /// Every call that waited for the connect says so; the first counts.
-    pub(super) fn failed(&self, now: Instant) {
-        if self.is_bad(now) {
+    /// Finds out in the background whether the peer lives: the shared connection is dialled if there
+    /// is none, else pinged; the health hears of it. Seldom, whoever asks.
+    pub(super) fn check(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>, now: Instant) {
+        let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
+        if checked.is_some_and(|at| now.saturating_duration_since(at) < CHECK_PAUSE) {
             return;
         }
-        let failures = self.failures.fetch_add(1, Ordering::Relaxed).min(6);
-        let pause = (FIRST_PAUSE * (1 << failures)).min(LONGEST_PAUSE);
-        self.bad_until.store(self.millis(now + pause).max(1), Ordering::Relaxed);
-    }
-
-    /// The peer answered.
-    pub(super) fn succeeded(&self) {
-        if self.bad_until.load(Ordering::Relaxed) != 0 {
-            self.bad_until.store(0, Ordering::Relaxed);
-            self.failures.store(0, Ordering::Relaxed);
-        }
-    }
-
-    fn millis(&self, at: Instant) -> u64 {
-        u64::try_from(at.saturating_duration_since(self.epoch).as_millis()).unwrap_or(u64::MAX)
+        *checked = Some(now);
+        drop(checked);
+        let shared = self.shared(pool, settings);
+        shared.reactor.mailbox().post(shared.conn, Command::Ping, |_| ());
     }
 }
 
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// A call at a peer; it counts as in flight there until this ends.
+pub(super) struct Placed {
+    pub(super) peer: Arc<Peer>,
+    since: Instant,
+    ended: bool,
+}
+
+impl Placed {
+    pub(super) fn new(peer: Arc<Peer>, now: Instant) -> Self {
+        peer.health.begin();
+        Self { peer, since: now, ended: false }
+    }
+
+    pub(super) fn answered(mut self, now: Instant) {
+        self.end(Verdict::Answered, now.saturating_duration_since(self.since), now);
+    }
+
+    /// The call failed. Unless that is its own fault, it counts as if it had taken all the time that
+    /// it was allowed. Returns whether the peer should be ejected.
+    pub(super) fn failed(mut self, verdict: Verdict, allowed: Duration, now: Instant) -> bool {
+        let took = now.saturating_duration_since(self.since);
+        self.end(verdict, if verdict == Verdict::Answered { took } else { allowed }, now)
+    }
+
+    fn end(&mut self, verdict: Verdict, took: Duration, now: Instant) -> bool {
+        self.ended = true;
+        self.peer.health.end(verdict, took, now)
+    }
+}
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        if !self.ended {
+            self.end(Verdict::Nothing, Duration::ZERO, self.since);
+        }
+    }
+}
+
+impl Observer for Health {
+    fn opened(&self, now: Instant) {
+        self.opened(now);
+    }
+
+    fn connect_failed(&self, now: Instant) {
+        self.connect_failed(now, random());
+    }
+
+    fn drains(&self, now: Instant) {
+        self.drains(now, random());
+    }
+
+    fn fell_silent(&self, now: Instant) {
+        self.fell_silent(now, random());
+    }
+
+    fn heard(&self, now: Instant) {
+        self.heard(now);
+    }
+}
+
+/// A random number that differs from process to process.
+pub(super) fn random() -> u64 {
+    static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(std::process::id()));
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    mix(SEED.wrapping_add(TURN.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// A peer is asked for a sign of life no more often.
+const CHECK_PAUSE: Duration = Duration::from_millis(50);

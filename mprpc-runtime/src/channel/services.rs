@@ -1,16 +1,21 @@
-//! The services a channel calls: who serves each, and whose turn it is.
+//! The services a channel calls: who serves each, and who gets the next call.
 
 use std::{
+    collections::HashSet,
     net::SocketAddr,
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, PoisonError, RwLock, RwLockReadGuard,
+        atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use super::{Attempts, peer::Peer};
+use super::{
+    Attempts,
+    peer::{Peer, random},
+};
 use crate::{
+    balance::{self, Draw, Endpoints, Fit, Policy, Standing, mix},
     connection::call::Failure,
     descriptor::MethodDescriptor,
     error::Ran,
@@ -19,14 +24,38 @@ use crate::{
     wire::Wire,
 };
 
-/// A snapshot with the peers of its endpoints, in the same order.
-type Known = (Arc<Snapshot>, Vec<Arc<Peer>>);
-
 /// One service as the channel knows it.
 pub(super) struct ServiceState {
     pub(super) name: ServiceName,
-    known: Mutex<Known>,
-    turn: AtomicUsize,
+    known: RwLock<Known>,
+    seed: u64,
+    turn: AtomicU64,
+}
+
+/// Who serves, with their peers; members and endpoints stand in the same order.
+#[derive(Default)]
+struct Known {
+    snapshot: Arc<Snapshot>,
+    members: Vec<Member>,
+    endpoints: Endpoints,
+    /// While the registry is doubted: when to look again whether those that it lost still answer.
+    look_again: Option<Instant>,
+    warned: Option<Instant>,
+}
+
+struct Member {
+    endpoint: Endpoint,
+    peer: Arc<Peer>,
+    /// The registry lists it no longer, since then.
+    lost: Option<Instant>,
+}
+
+/// What choosing needs of the channel.
+pub(super) trait Peers {
+    /// The peer at an address.
+    fn peer(&self, addr: SocketAddr, wire: Wire) -> Arc<Peer>;
+    /// Finds out in the background whether it lives.
+    fn check(&self, peer: &Peer, now: Instant);
 }
 
 impl ServiceState {
@@ -36,50 +65,135 @@ impl ServiceState {
             short: method.short_service().to_owned(),
             methods: Vec::new(),
         };
-        Self { name, known: Mutex::default(), turn: AtomicUsize::new(0) }
+        Self { name, known: RwLock::default(), seed: random(), turn: AtomicU64::new(0) }
     }
 
-    /// The next peer in turn that serves the method. One that is known to be bad, is draining or
-    /// failed this very call is taken only if there is no other.
+    /// The peer for the next attempt of a call. One that is known to be bad, or failed this very
+    /// call, is taken only if there is no other.
     pub(super) fn pick(
         &self,
         snapshot: &Arc<Snapshot>,
+        policy: Policy,
         call: &Attempts,
         now: Instant,
-        peer: impl Fn(SocketAddr, Wire) -> Arc<Peer>,
+        peers: &impl Peers,
     ) -> Result<Arc<Peer>, Failure> {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !Arc::ptr_eq(&known.0, snapshot) {
-            let peers = snapshot.endpoints.iter().map(|endpoint| peer(endpoint.addr, endpoint.wire));
-            *known = (snapshot.clone(), peers.collect());
+        let mut known = self.read();
+        if !known.is_fresh(snapshot, now) {
+            drop(known);
+            let mut old = self.known.write().unwrap_or_else(PoisonError::into_inner);
+            if !old.is_fresh(snapshot, now) {
+                old.renew(&self.name.full, snapshot, now, peers);
+            }
+            drop(old);
+            known = self.read();
         }
-        let peers = &known.1;
-        let serves = |endpoint: &Endpoint| {
-            endpoint.methods.as_ref().is_none_or(|methods| methods.contains(call.method.name))
-        };
-        // Lower is better; a draining peer at least answers.
-        let flaws = |(endpoint, peer): &(&Endpoint, &Arc<Peer>)| {
-            (call.tried.contains(&peer.addr), peer.is_bad(now), endpoint.draining)
-        };
-        let all = || snapshot.endpoints.iter().zip(peers.iter()).filter(|(endpoint, _)| serves(endpoint));
-        let count = peers.len().max(1);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let next = snapshot.endpoints.iter().zip(peers.iter()).nth(turn % count);
-        if let Some((_, peer)) = next.filter(|each| serves(each.0) && flaws(each) == Default::default()) {
-            return Ok(peer.clone());
+        let draw = Draw { now, turn, random: mix(self.seed.wrapping_add(turn)) };
+        let fit = |at: usize| {
+            let Member { endpoint, peer, .. } = &known.members[at];
+            match &endpoint.methods {
+                Some(methods) if !methods.contains(call.method.name) => Fit::No,
+                _ if call.tried.contains(&peer.addr) => Fit::Tried,
+                _ => Fit::Yes,
+            }
+        };
+        let choice = known.endpoints.pick(policy, draw, fit).ok_or_else(|| nobody(call.method))?;
+        if choice.ailing {
+            for at in known.endpoints.to_probe(now, draw.random) {
+                let peer = &known.members[at].peer;
+                peer.discard_idle(now);
+                peers.check(peer, now);
+            }
         }
-        // The turn of one that cannot be taken goes round among the best of the others.
-        let best = |least| all().filter(move |each| flaws(each) == least);
-        let least = all().map(|each| flaws(&each)).min().unwrap_or_default();
-        let turn = (turn / count) % best(least).count().max(1);
-        best(least).nth(turn).map(|(_, peer)| peer.clone()).ok_or_else(|| self.nobody(call.method))
+        Ok(known.members[choice.index].peer.clone())
     }
 
-    fn nobody(&self, method: &MethodDescriptor) -> Failure {
-        let text = format!(
-            "nobody serves {}: no provider is registered, and in direct mode rpcserverport must name one",
-            method.path()
-        );
-        Failure { ran: Ran::No, status: Status::unavailable(text) }
+    /// Ejects a peer whose calls fail, if not too many are ejected already.
+    pub(super) fn eject(&self, peer: &Peer, now: Instant) {
+        if self.read().endpoints.eject(&peer.health, now, random()) {
+            log::warn!("{}: calls at {} fail, it gets none for a while", self.name.full, peer.addr);
+        }
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Known> {
+        self.known.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+impl Known {
+    fn is_fresh(&self, snapshot: &Arc<Snapshot>, now: Instant) -> bool {
+        Arc::ptr_eq(&self.snapshot, snapshot) && self.look_again.is_none_or(|at| now < at)
+    }
+
+    /// Takes over what the registry says. If it suddenly lists none, or lost half of those before,
+    /// and these answer, they are kept while they do: the registry is wrong, or was emptied.
+    fn renew(&mut self, service: &str, snapshot: &Arc<Snapshot>, now: Instant, peers: &impl Peers) {
+        let place = |endpoint: &Endpoint| (endpoint.addr, endpoint.wire);
+        let listed: HashSet<_> = snapshot.endpoints.iter().map(place).collect();
+        let mut gone = std::mem::take(&mut self.members);
+        let before = gone.len();
+        gone.retain(|member| !listed.contains(&place(&member.endpoint)));
+        let sudden = gone.len() * 2 >= before;
+        let age =
+            |since: Option<Instant>| since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        gone.retain(|member| {
+            let doubted = member.lost.is_some() || sudden;
+            doubted && age(member.lost) < LONGEST_DOUBT && member.answers(now)
+        });
+        for member in &mut gone {
+            // If it said so itself, its health knows; the registry is not believed.
+            member.endpoint.draining = false;
+            member.lost.get_or_insert(now);
+            peers.check(&member.peer, now);
+        }
+        self.look_again = (!gone.is_empty()).then(|| now + LOOK_PAUSE);
+        // At the second look: most that went did go, and do not answer by then.
+        let sure = gone.iter().any(|member| age(member.lost) >= LOOK_PAUSE);
+        if sure && self.warned.is_none_or(|at| age(Some(at)) >= WARN_PAUSE) {
+            self.warned = Some(now);
+            let some: Vec<_> = gone.iter().take(3).map(|member| member.peer.addr).collect();
+            log::warn!(
+                "the registry lists {} providers of {service} and no longer {} others, such as {some:?}, which \
+                 answer: they are called while they do, for {LONGEST_DOUBT:?} at most",
+                listed.len(),
+                gone.len(),
+            );
+        }
+        let listed = snapshot.endpoints.iter().map(|endpoint| Member {
+            peer: peers.peer(endpoint.addr, endpoint.wire),
+            endpoint: endpoint.clone(),
+            lost: None,
+        });
+        self.members = listed.chain(gone).collect();
+        let endpoints = self.members.iter().map(|member| balance::Endpoint {
+            health: member.peer.health.clone(),
+            weight: member.endpoint.weight,
+            draining: member.endpoint.draining,
+        });
+        self.endpoints = Endpoints::new(endpoints.collect());
+        self.snapshot = snapshot.clone();
+    }
+}
+
+impl Member {
+    /// Whether it was called, and nothing says that it does not answer.
+    fn answers(&self, now: Instant) -> bool {
+        let health = &self.peer.health;
+        health.was_called() && matches!(health.standing(now), Standing::Up | Standing::Returning)
+    }
+}
+
+fn nobody(method: &MethodDescriptor) -> Failure {
+    let text = format!(
+        "nobody serves {}: no provider is registered, and in direct mode rpcserverport must name one",
+        method.path()
+    );
+    Failure { ran: Ran::No, status: Status::unavailable(text) }
+}
+
+/// For how long the registry is doubted.
+const LONGEST_DOUBT: Duration = Duration::from_secs(600);
+/// How often those that it lost are asked whether they live.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+const WARN_PAUSE: Duration = Duration::from_secs(30);

@@ -2,6 +2,8 @@
 
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf, thread, time::Duration};
 
+use crate::balance::Policy;
+
 use super::value::{
     LegacyClose, LegacyEmpty, LegacyEnd, LegacyMirror, LogLevel, Protocol, Value, ZooKeeperAddress, is_within,
 };
@@ -108,6 +110,8 @@ settings! {
 
     /// From a call to its decoded reply, unless the call says otherwise.
     pub timeout: Duration = "5s", "1ms" to "1h";
+    /// Who of several providers gets a call: p2c (the less busy of two), round_robin, random or weighted.
+    pub balance: Policy = "p2c";
     /// For the connection and the peer's Hello.
     pub connect_timeout: Duration = "1s", "1ms" to "5m";
     /// How long a stopping provider waits for running calls.

@@ -4,6 +4,8 @@
 
 use std::{fmt, net::IpAddr, net::SocketAddr, path::PathBuf, time::Duration};
 
+use crate::balance::Policy;
+
 /// Enums whose variants are words of the configuration file.
 macro_rules! words {
     ($(#[doc = $doc:literal] $name:ident { $($variant:ident = $word:literal),* })*) => {$(
@@ -105,6 +107,10 @@ macro_rules! values {
 }
 
 values! {
+    Policy: "one of p2c round_robin random weighted", text => {
+        Self::ALL.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, policy)| policy)
+    };
+
     u16: "a whole number", text => digits(text)?.try_into().ok();
 
     String: "at most 64 letters, digits, . _ and -", text => {

@@ -84,6 +84,22 @@ impl Metadata {
         self.0.push((key, value.into()));
     }
 
+    /// Whether a key may be sent: 1 to 128 ASCII letters, digits, `-`, `_` and `.`.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn check_key(key: &str) -> Result<(), String> {
+        if key.is_empty() || key.len() > MAX_KEY {
+            let len = key.len();
+            return Err(format!("a metadata key of {len} bytes: from 1 to {MAX_KEY} bytes are allowed"));
+        }
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+        if key.bytes().all(plain) {
+            return Ok(());
+        }
+        Err(format!("the metadata key {key:?}: only ASCII letters, digits and -_. are allowed"))
+    }
+
     /// The value of `key`.
     pub fn get(&self, key: &str) -> Option<&[u8]> {
         self.iter().find(|(k, _)| *k == key).map(|(_, value)| value)
@@ -177,5 +193,6 @@ pub trait Completion: Send {
     fn complete(self: Box<Self>, outcome: Outcome<'_>);
 }
 
+const MAX_KEY: usize = 128;
 /// Leaves room in a header of 65,535 bytes for what else stands there.
 pub(crate) const MAX_METADATA: usize = 60_000;
