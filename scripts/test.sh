@@ -57,6 +57,8 @@ step_test() {
     cargo test --locked --workspace --no-fail-fast
 }
 
+step_simulation() { cargo test --locked --release -p mprpc-runtime --test simulation -- --nocapture; }
+
 step_release() { scripts/autobuild.sh; }
 
 step_demo() { scripts/demo.sh; }
@@ -109,6 +111,7 @@ remark() {
         layers) grep -m 1 '^check-layers:' "$2" ;;
         deps) grep -m 1 '^check-deps:' "$2" ;;
         zookeeper | faults-*) tail -n 1 "$2" ;;
+        simulation) grep -m 1 -o 'simulation: [0-9].*' "$2" ;;
     esac
 }
 
@@ -129,7 +132,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers deps clippy docs zookeeper build test release demo demo-zookeeper faults-registry"
+known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-registry"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -143,6 +146,7 @@ step docs 600
 step zookeeper 300
 step build 900
 step test 900
+step simulation 900
 step release 1200
 step demo 300
 step demo-zookeeper 300
