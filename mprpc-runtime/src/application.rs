@@ -18,7 +18,7 @@ use crate::{
     registry::{
         Endpoint, Registry,
         direct::DirectRegistry,
-        zookeeper::{MirrorPolicy, ZooKeeperOptions, ZooKeeperRegistry},
+        zookeeper::{MirrorPolicy, ZkClient, ZooKeeperOptions, ZooKeeperRegistry},
     },
     wire::{Dialect, Wire},
 };
@@ -132,6 +132,15 @@ impl MprpcApplication {
             Started::Direct(_) => None,
             Started::ZooKeeper(registry) => Some(registry),
         })
+    }
+
+    /// A client for znodes of the program's own, at the ZooKeeper of the configuration.
+    ///
+    /// # Errors
+    /// The configuration names none, or it cannot be reached.
+    pub fn zk_client(&self) -> Result<ZkClient, Error> {
+        let direct = || Error::Config("zookeeperip: want a host; without one there is no ZooKeeper".into());
+        ZkClient::start(self.zookeeper_options().ok_or_else(direct)?)
     }
 
     fn started(&self) -> Result<Started, Error> {

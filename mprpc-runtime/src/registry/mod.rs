@@ -7,7 +7,7 @@ use crate::{error::Error, wire::Wire};
 pub mod direct;
 pub mod zookeeper;
 
-pub use self::zookeeper::{MirrorPolicy, ZooKeeperOptions, ZooKeeperRegistry, route_to};
+pub use self::zookeeper::{MirrorPolicy, ZkClient, ZooKeeperOptions, ZooKeeperRegistry, route_to};
 pub use direct::DirectRegistry;
 
 /// What a provider publishes: one process, one address, several services.

@@ -23,10 +23,24 @@ impl Found {
 /// What a node is for. The order is that of work: old callers are sent away first and here last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Role {
+    OldKept,
     OldMirror,
     OldInstance,
     Instance,
     Mirror,
+    /// Any ephemeral node that its maker wants to last: only that there is one matters.
+    Kept,
+}
+
+impl Role {
+    /// The role of a claim that is given up.
+    pub(super) fn old(self) -> Self {
+        match self {
+            Self::Kept | Self::OldKept => Self::OldKept,
+            Self::Mirror | Self::OldMirror => Self::OldMirror,
+            Self::Instance | Self::OldInstance => Self::OldInstance,
+        }
+    }
 }
 
 /// What this process claims, or claimed.
@@ -81,6 +95,8 @@ impl Claim {
         // Our own id under another session: we were here before this session began.
         let was_mine = instance_id(&found.data) == Some(self.id);
         match self.role {
+            Role::OldKept if found.owner == me => remove(found),
+            Role::OldKept | Role::Kept => Verdict::Keep,
             _ if old && (found.owner == me || was_mine || found.data == self.data) => remove(found),
             _ if old => Verdict::Keep,
             _ if found.owner == me && found.data == self.data && found.version >= 1 => Verdict::Keep,
@@ -137,6 +153,7 @@ mod tests {
         let data = match role {
             Role::Instance | Role::OldInstance => text(addr(1), 0xa),
             Role::Mirror | Role::OldMirror => nodes::mirror_text(addr(1)).expect("IPv4"),
+            Role::Kept | Role::OldKept => b"any".to_vec(),
         };
         Claim { role, addr: addr(1), id: 0xa, data }
     }
@@ -225,6 +242,18 @@ mod tests {
         assert_eq!(judge(0, "10.0.0.5:1"), Verdict::Write(0), "a C++ ghost on our address");
         assert_eq!(judge(0, "10.0.0.5:1;w=1"), Verdict::Write(0));
         assert_eq!(judge(1, "10.0.0.5:1\0mprpc"), Verdict::Delete(1));
+    }
+
+    #[test]
+    fn a_kept_node_is_made_again_and_anothers_left_alone() {
+        let judge = |role, found: Option<Found>| claim(role).judge(found.as_ref(), ME, None, 0);
+        assert_eq!(judge(Role::Kept, None), Verdict::Create);
+        for (owner, data) in [(ME, "any"), (ME, "other"), (OTHER, "any"), (0, "other")] {
+            assert_eq!(judge(Role::Kept, found(owner, 0, data)), Verdict::Keep);
+        }
+        assert_eq!(judge(Role::OldKept, None), Verdict::Keep);
+        assert_eq!(judge(Role::OldKept, found(OTHER, 0, "any")), Verdict::Keep);
+        assert_eq!(judge(Role::OldKept, found(ME, 1, "other")), Verdict::Delete(1));
     }
 
     #[test]

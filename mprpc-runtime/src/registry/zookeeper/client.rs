@@ -96,6 +96,11 @@ impl Client {
         self.call(move |zk| zk.add_auth(scheme, credentials.into()))
     }
 
+    /// Whether there is no server to ask.
+    pub(super) fn is_cut(&self) -> bool {
+        self.line.cut.load(SeqCst)
+    }
+
     /// The id of the session: the owner of a node made for the purpose, as the crate does not tell.
     pub(super) fn session(&self) -> Result<i64, Failure> {
         let path = self.make("/mprpc/session-", &[], CreateMode::EphemeralSequential)?;
@@ -190,7 +195,7 @@ impl Client {
     }
 
     /// Makes a node and, if need be, what is above it.
-    fn make(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<String, Failure> {
+    pub(super) fn make(&self, path: &str, data: &[u8], mode: CreateMode) -> Result<String, Failure> {
         let full = self.full(path);
         // With credentials, only who knows them writes below /mprpc. The legacy directories stay
         // open: C++ nodes have none.
@@ -216,11 +221,13 @@ impl Client {
     }
 
     /// The crate has a chroot, too, but loses the watches on its root.
-    fn full(&self, path: &str) -> String {
+    pub(super) fn full(&self, path: &str) -> String {
+        let path = if path == "/" && !self.options.chroot.is_empty() { "" } else { path };
         format!("{}{path}", self.options.chroot)
     }
 
-    fn call<T: Send + 'static>(
+    /// Has the session's thread do this, and waits for it no longer than a request may take.
+    pub(super) fn call<T: Send + 'static>(
         &self,
         request: impl FnOnce(&ZooKeeper) -> ZkResult<T> + Send + 'static,
     ) -> Result<T, Failure> {
@@ -306,7 +313,7 @@ fn serve(hosts: Vec<SocketAddr>, timeout: Duration, jobs: &Receiver<Job>, line: 
 }
 
 /// The crate cannot take a list of 2 MiB: it would lose the connection every time.
-fn check_count(children: i32) -> Result<(), Failure> {
+pub(super) fn check_count(children: i32) -> Result<(), Failure> {
     let fits = children <= 8192;
     fits.then_some(()).ok_or(Failure::Refused(ZkError::MarshallingError))
 }

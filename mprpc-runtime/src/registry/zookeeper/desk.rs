@@ -47,6 +47,8 @@ pub(super) struct Wanted {
     pub(super) publications: Vec<Publication>,
     /// Addresses that take no new calls.
     pub(super) draining: Vec<SocketAddr>,
+    /// Other nodes that are to last as long as this: paths and data.
+    pub(super) kept: Vec<(String, Vec<u8>)>,
     pub(super) mirror: MirrorPolicy,
     pub(super) app: String,
     /// Milliseconds since 1970 at which this registry began.
@@ -161,9 +163,26 @@ impl Wanted {
         self.draining.retain(|old| *old != addr);
     }
 
+    /// Keeps an ephemeral node.
+    pub(super) fn keep(&mut self, path: &str, data: &[u8]) {
+        self.give_up(path);
+        self.kept.push((path.to_owned(), data.to_vec()));
+    }
+
+    /// Keeps a node no longer; false if it was not kept.
+    pub(super) fn give_up(&mut self, path: &str) -> bool {
+        let before = self.kept.len();
+        self.kept.retain(|(kept, _)| kept != path);
+        self.kept.len() < before
+    }
+
     /// All nodes that this makes, with their paths.
     pub(super) fn claims(&self) -> Vec<(String, Claim)> {
-        let mut claims = Vec::new();
+        let kept = |(path, data): &(String, Vec<u8>)| {
+            let (addr, id, data) = (([0; 4], 0).into(), 0, data.clone());
+            (path.clone(), Claim { role: Role::Kept, addr, id, data })
+        };
+        let mut claims: Vec<_> = self.kept.iter().map(kept).collect();
         for one in &self.publications {
             let (addr, id) = (one.addr, one.instance);
             let draining = self.draining.contains(&addr);

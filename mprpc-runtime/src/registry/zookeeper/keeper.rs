@@ -57,6 +57,10 @@ impl Keeper {
                         let now = Instant::now();
                         self.work.views.iter_mut().for_each(|view| view.changed(&path, gone, now));
                     }
+                    Message::Ask(ask) => {
+                        let event = ask(self.work.ready());
+                        event.into_iter().for_each(|event| self.feed(event));
+                    }
                     Message::Link(..) | Message::Desk => {}
                     Message::Stop(deadline) => {
                         if let Some(client) = self.work.client {
@@ -142,6 +146,11 @@ impl Keeper {
 }
 
 impl Work {
+    /// The client, if it is connected and knows what it must.
+    fn ready(&self) -> Option<&Client> {
+        self.client.as_ref().filter(|client| self.restored && !client.is_cut())
+    }
+
     /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
     fn go_on(&mut self, shared: &Shared) -> Result<Option<String>, Failure> {
         let client = self.client.as_ref().ok_or(Failure::Lost)?;

@@ -46,11 +46,13 @@ mod probe;
 mod publisher;
 mod session;
 mod view;
+mod zk_client;
 
 use desk::{Shared, Wanted};
 pub use dial::route_to;
 use keeper::{Keeper, Work};
 use session::Session;
+pub use zk_client::ZkClient;
 
 /// How to reach ZooKeeper and what to do there.
 #[derive(Clone)]
@@ -98,6 +100,8 @@ enum Message {
     Link(u64, session::Event),
     /// News of the node at this path, and whether it is gone.
     Node(String, bool),
+    /// What somebody wants to be done in between.
+    Ask(zk_client::Ask),
     /// Something lies on the desk.
     Desk,
     /// End, and close the session, at this time at the latest.

@@ -40,10 +40,7 @@ impl Publisher {
     pub(super) fn want(&mut self, wanted: &Wanted) {
         self.mirror = wanted.mirror;
         for node in self.nodes.values_mut() {
-            node.claim.role = match node.claim.role {
-                Role::Mirror | Role::OldMirror => Role::OldMirror,
-                Role::Instance | Role::OldInstance => Role::OldInstance,
-            };
+            node.claim.role = node.claim.role.old();
         }
         for (path, claim) in wanted.claims() {
             let (due, paused, failures, trouble) = Default::default();
@@ -155,7 +152,10 @@ impl Publisher {
                 }
                 Verdict::Create => {
                     client.create(path, &node.claim.data)?;
-                    log::info!("published {path} at {addr}");
+                    match role {
+                        Role::Kept => log::info!("made {path} again"),
+                        _ => log::info!("published {path} at {addr}"),
+                    }
                 }
                 Verdict::Write(version) => client.change(path, version, data)?,
                 Verdict::Delete(version) => client.change(path, version, None)?,
