@@ -101,7 +101,7 @@ impl Health {
         }
         // The first call paid for the connection, too.
         let took = if verdict == Verdict::Answered && !self.was_called() { Duration::ZERO } else { took };
-        self.measure(took, now);
+        self.measure(verdict, took, now);
         match verdict {
             Verdict::Answered => {
                 let errors = self.errors.load(Ordering::Relaxed);
@@ -258,12 +258,14 @@ impl Health {
         due
     }
 
-    fn measure(&self, took: Duration, now: Instant) {
+    fn measure(&self, verdict: Verdict, took: Duration, now: Instant) {
         let (speed, millis) = (self.speed.load(Ordering::Relaxed), self.millis(now).max(1));
         let old = speed >> 32;
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        let most = if verdict == Verdict::Answered { 4 } else { u64::from(u32::MAX) };
         let replaced = old == 0 || millis.saturating_sub(speed as u32) >= 1000;
-        let new = if replaced { took } else { (3 * old + took).div_ceil(4) };
+        // One slow call is no slow endpoint; several are, soon.
+        let new = if replaced { took } else { (3 * old + took.min(most * old)).div_ceil(4) };
         self.speed.store(new << 32 | u64::from(millis), Ordering::Relaxed);
     }
 

@@ -120,6 +120,9 @@ fn of_equally_busy_ones_the_slow_one_waits_until_its_slowness_is_old() {
     (0..20).for_each(|_| assert!(!world.end(0, Verdict::Answered, 8)));
     let shares = world.shares(1000);
     assert!(near(shares[0], 250), "twice as slow: {shares:?}");
+    assert!(!world.end(0, Verdict::Answered, 1000));
+    let shares = world.shares(1000);
+    assert!(shares[0] > 100, "once is never: {shares:?}");
 }
 
 #[test]

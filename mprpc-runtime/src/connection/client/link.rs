@@ -101,6 +101,13 @@ impl<C> ClientConnection<C> {
         }
     }
 
+    /// The peer's Hello came: before the answers behind it end calls, so that the next ones know.
+    pub(super) fn tell_limit(&self) {
+        if let Some(link) = &self.link {
+            link.max_body.store(self.peer_max_body.wrapping_add(1), Ordering::Relaxed);
+        }
+    }
+
     /// Brings the link up to date, and the observer what is new.
     pub fn tell(&mut self, now: Instant) {
         let Some(link) = &self.link else { return };
@@ -117,7 +124,6 @@ impl<C> ClientConnection<C> {
             return;
         }
         let was = std::mem::replace(&mut self.told, told);
-        link.max_body.store(self.peer_max_body.wrapping_add(1), Ordering::Relaxed);
         let Some(observer) = &link.observer else { return };
         if told.opened && !was.opened {
             observer.opened(now);

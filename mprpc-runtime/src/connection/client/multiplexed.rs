@@ -105,6 +105,7 @@ impl<C> ClientConnection<C> {
                     self.peer_max_body = Some(hello.max_body).filter(|&max| max > 0).unwrap_or(u32::MAX);
                     self.doubt = timing::DOUBT.max(Duration::from_millis(hello.min_ping_interval_ms.into()));
                     self.opened = true;
+                    self.tell_limit();
                     self.phase = Phase::Open;
                 }
                 Err(error) => return self.violation(&format!("the Hello: {error}"), sink),
