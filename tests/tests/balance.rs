@@ -420,7 +420,7 @@ struct Listed(RwLock<Arc<Snapshot>>);
 impl Listed {
     fn list(&self, addrs: &[SocketAddr]) {
         let endpoints = addrs.iter().map(|addr| Endpoint::new(*addr, Wire::Mux)).collect();
-        *self.0.write().unwrap() = Arc::new(Snapshot { endpoints });
+        *self.0.write().expect("nobody panics with it") = Arc::new(Snapshot { endpoints });
     }
 }
 
@@ -431,7 +431,7 @@ impl Registry for Listed {
     fn drain(&self, _: SocketAddr, _: Instant) {}
     fn withdraw(&self, _: SocketAddr, _: Instant) {}
     fn lookup(&self, _: &ServiceName, _: Instant) -> Result<Arc<Snapshot>, Error> {
-        Ok(self.0.read().unwrap().clone())
+        Ok(self.0.read().expect("nobody panics with it").clone())
     }
 }
 
@@ -440,7 +440,7 @@ fn named(app: &MprpcApplication) -> mprpc_runtime::RunningProvider {
         TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
     let mut provider = RpcProvider::new(app);
     provider.bind(addr);
-    provider.notify_service(EchoServiceRpc::service(Named(addr.port()))).unwrap();
+    provider.notify_service(EchoServiceRpc::service(Named(addr.port()))).expect("a new service");
     provider.start().expect("a free port")
 }
 
