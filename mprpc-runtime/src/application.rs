@@ -169,6 +169,7 @@ impl MprpcApplication {
                 LegacyMirror::Hold => MirrorPolicy::Hold,
             },
             require: settings.require_registry,
+            cache: settings.registry_cache.clone(),
             app: program(),
             ..ZooKeeperOptions::new(zookeeper.hosts.clone())
         })

@@ -87,6 +87,8 @@ settings! {
     pub zone: String = "";
     /// Fail at start when the registry cannot be reached, instead of serving and trying on.
     pub require_registry: bool = "false";
+    /// A directory where who serves is remembered, for a start without ZooKeeper; empty is nowhere.
+    pub registry_cache: Option<PathBuf> = "";
 
     /// What the peers at direct addresses speak: mux, legacy, legacy-be or legacy-varint.
     pub protocol: Protocol = "mux";

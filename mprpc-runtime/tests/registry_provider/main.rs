@@ -94,3 +94,52 @@ fn the_mirror_policy_changes_while_the_program_runs() {
         eventually(ms(2000), "switched", || corner.text("/EchoRpc/Echo") == *wanted);
     }
 }
+
+#[test]
+fn a_caller_that_starts_in_an_outage_calls_whom_it_remembers() {
+    if server().is_none() {
+        return;
+    }
+    let own = OwnServer::started();
+    let corner = Corner::of(&own.address());
+    let zookeeper = format!("{}{}", own.address(), corner.chroot);
+    let dir = std::env::temp_dir().join(format!("mprpc-cache-{:016x}", random()));
+    let settings = [("zookeepertimeout", "4s"), ("registry_cache", dir.to_str().unwrap())];
+    let provider = app(&zookeeper, &settings[..1]);
+    let running = serve(&provider, "a");
+    let stub = |settings: &[(&str, &str)]| {
+        let app = app(&zookeeper, settings);
+        Stub::new(MprpcChannel::new(&app).unwrap())
+    };
+    assert_eq!(call(&stub(&settings), "").unwrap(), "a");
+    let files: Vec<_> = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().path()).collect();
+    let [file] = &files[..] else { panic!("{files:?}") };
+    assert!(file.file_name().unwrap().to_str().unwrap().starts_with("demo.EchoRpc-"));
+    let mode = |path| std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(path).unwrap()) & 0o777;
+    assert_eq!((mode(file), mode(&dir)), (0o600, 0o700));
+
+    own.run("stop");
+    let start = std::time::Instant::now();
+    let remembering = stub(&settings);
+    assert_eq!(call(&remembering, "").unwrap(), "a");
+    assert!(start.elapsed() < ms(4000), "{:?}", start.elapsed());
+    assert!(call(&stub(&settings[..1]), "").is_err(), "without a file, nothing is known");
+    let text = std::fs::read_to_string(file).unwrap();
+    std::fs::write(file, text.replace("end 1", "end 2")).unwrap();
+    assert!(call(&stub(&settings), "").is_err(), "a damaged file is not believed");
+
+    // What was remembered gives way to what is so.
+    own.run("start");
+    let (second, other) = (app(&zookeeper, &settings[..1]), "b");
+    let running_too = serve(&second, other);
+    eventually(ms(15_000), "fresh", || call(&remembering, "").unwrap() == other);
+    running.stop().unwrap();
+    for _ in 0..20 {
+        assert_eq!(call(&remembering, "").unwrap(), other);
+    }
+    eventually(ms(2000), "saved", || {
+        let text = std::fs::read_to_string(file).unwrap();
+        text.contains(&running_too.addr().to_string()) && text.ends_with("end 1\n")
+    });
+    std::fs::remove_dir_all(dir).unwrap();
+}

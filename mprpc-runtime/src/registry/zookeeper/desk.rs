@@ -87,14 +87,16 @@ impl Shared {
         })
     }
 
-    /// Puts a new snapshot in the place of the old one, if they differ.
-    pub(super) fn deliver(&self, service: &str, snapshot: Snapshot) {
-        if self.known(service).is_none_or(|old| *old != snapshot) {
+    /// Puts a new snapshot in the place of the old one, if they differ, and says so.
+    pub(super) fn deliver(&self, service: &str, snapshot: Snapshot) -> bool {
+        let new = self.known(service).is_none_or(|old| *old != snapshot);
+        if new {
             let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
             snapshots.insert(service.to_owned(), Arc::new(snapshot));
         }
         let _desk = self.desk(); // or somebody could fall asleep between look and wait
         self.news.notify_all();
+        new
     }
 
     /// Changes what is wanted and gives the change's number.

@@ -7,6 +7,7 @@ use crossbeam_channel::{Receiver, Sender};
 
 use super::{
     Message, ZooKeeperOptions,
+    cache::Cache,
     client::{Client, Failure},
     desk::Shared,
     publisher::Publisher,
@@ -15,6 +16,7 @@ use super::{
 };
 
 pub(super) struct Keeper {
+    pub(super) cache: Option<Cache>,
     pub(super) options: ZooKeeperOptions,
     pub(super) shared: Arc<Shared>,
     pub(super) inbox: Receiver<Message>,
@@ -75,6 +77,9 @@ impl Keeper {
                 self.work.views.extend(asked.map(|service| View::new(service, now)));
                 wanted.into_iter().for_each(|wanted| self.work.publisher.want(wanted));
             });
+            if self.work.said.is_some() {
+                self.remember();
+            }
             self.feed(Event::Tick);
         }
     }
@@ -118,7 +123,7 @@ impl Keeper {
     }
 
     fn work(&mut self) -> Event {
-        match self.work.go_on(&self.shared) {
+        match self.work.go_on(&self.shared, self.cache.as_mut()) {
             Ok(refused) => {
                 if self.work.said.take().is_some() {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
@@ -133,6 +138,26 @@ impl Keeper {
         }
     }
 
+    /// Delivers what a file says of services of which ZooKeeper has said nothing yet.
+    fn remember(&mut self) {
+        let Some(cache) = &self.cache else { return };
+        for view in self.work.views.iter_mut().filter(|view| !view.remembered) {
+            view.remembered = true;
+            if self.shared.known(&view.service).is_some() {
+                continue;
+            }
+            match cache.load(&view.service) {
+                Ok(None) => {}
+                Ok(Some((snapshot, age))) => {
+                    let (n, service) = (snapshot.endpoints.len(), &view.service);
+                    log::warn!("{service}: going on with {n} providers that were known {age:.0?} ago");
+                    self.shared.deliver(service, snapshot);
+                }
+                Err(why) => log::warn!("{why}"),
+            }
+        }
+    }
+
     /// Speaks of an outage when it begins and every half minute.
     fn outage(&mut self, why: &str) -> String {
         let text = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
@@ -141,6 +166,7 @@ impl Keeper {
             self.work.said = Some(Instant::now());
             log::warn!("{text}; going on with what is known, trying again");
         }
+        self.remember(); // before those who wait are told
         text
     }
 }
@@ -152,7 +178,7 @@ impl Work {
     }
 
     /// Does what is due. Gives why a service cannot be looked up, if ZooKeeper says so.
-    fn go_on(&mut self, shared: &Shared) -> Result<Option<String>, Failure> {
+    fn go_on(&mut self, shared: &Shared, mut cache: Option<&mut Cache>) -> Result<Option<String>, Failure> {
         let client = self.client.as_ref().ok_or(Failure::Lost)?;
         let is_due = |due: Option<Instant>| due.is_some_and(|due| due <= Instant::now());
         if !self.restored {
@@ -167,7 +193,13 @@ impl Work {
         let mut refused = None;
         for view in self.views.iter_mut().filter(|view| is_due(view.due())) {
             match view.refresh(client) {
-                Ok(snapshot) => shared.deliver(&view.service, snapshot),
+                Ok(snapshot) => {
+                    if shared.deliver(&view.service, snapshot.clone())
+                        && let Some(cache) = &mut cache
+                    {
+                        cache.save(&view.service, &snapshot);
+                    }
+                }
                 Err(Failure::Refused(error)) => {
                     // The next audit tries again: more often, the session would be too busy to ping.
                     view.rest();

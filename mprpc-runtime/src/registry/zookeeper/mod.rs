@@ -25,6 +25,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     thread,
     time::{Duration, Instant, SystemTime},
@@ -35,6 +36,7 @@ use crossbeam_channel::{Sender, bounded};
 use super::{Publication, Registry, ServiceName, Snapshot};
 use crate::error::Error;
 
+mod cache;
 mod claim;
 mod client;
 mod desk;
@@ -48,6 +50,7 @@ mod session;
 mod view;
 mod zk_client;
 
+use cache::Cache;
 use desk::{Shared, Wanted};
 pub use dial::route_to;
 use keeper::{Keeper, Work};
@@ -70,6 +73,9 @@ pub struct ZooKeeperOptions {
     pub mirror: MirrorPolicy,
     /// Fail, instead of serving unpublished, when ZooKeeper cannot be reached at start.
     pub require: bool,
+    /// The directory where the services that were looked up are remembered, for a start without
+    /// ZooKeeper; made if it is missing.
+    pub cache: Option<PathBuf>,
     /// The program's name, for people who look at the nodes.
     pub app: String,
 }
@@ -118,6 +124,7 @@ impl ZooKeeperOptions {
             session_timeout: Duration::from_secs(10),
             mirror: MirrorPolicy::default(),
             require: false,
+            cache: None,
             app: String::new(),
         }
     }
@@ -150,6 +157,7 @@ impl ZooKeeperRegistry {
         // Full only while the keeper is stuck; then news of nodes is lost until the next audit.
         let (sender, inbox) = bounded(4096);
         let keeper = Keeper {
+            cache: Cache::new(&options),
             options: options.clone(),
             shared: shared.clone(),
             inbox,

@@ -16,6 +16,8 @@ use crate::registry::{Endpoint, ServiceName, Snapshot};
 /// One service that somebody calls.
 pub(super) struct View {
     pub(super) service: String,
+    /// What a file says of it was asked.
+    pub(super) remembered: bool,
     /// Instances come first: what they say counts.
     dirs: [Directory; 2],
     /// When known entries are to be read, or left out, if any are.
@@ -29,8 +31,8 @@ impl View {
     pub(super) fn new(of: ServiceName, now: Instant) -> Self {
         let instances = Directory::new(nodes::instances_dir(&of), None, now);
         let legacy = Directory::new(nodes::legacy_dir(&of), Some(of.methods), now);
-        let (due, serving, gone) = Default::default();
-        Self { service: of.full, dirs: [instances, legacy], due, serving, gone }
+        let (remembered, due, serving, gone) = Default::default();
+        Self { service: of.full, remembered, dirs: [instances, legacy], due, serving, gone }
     }
 
     /// When there is something to do, if there is.
