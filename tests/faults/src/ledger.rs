@@ -169,6 +169,18 @@ impl Ledger {
     }
 }
 
+impl Entry {
+    /// How long it took; no time if it has no outcome yet.
+    pub(crate) fn took(&self) -> Duration {
+        Duration::from_micros(self.ends.first().map_or(0, |(at, _)| at.saturating_sub(self.began)))
+    }
+
+    /// Whether it ended without an answer.
+    pub(crate) fn failed(&self) -> bool {
+        self.ends.iter().any(|(_, end)| !matches!(end, End::Answered(_)))
+    }
+}
+
 impl Tally {
     /// Whether nothing is wrong with those calls, whether they failed or not.
     pub(crate) fn is_honest(&self) -> bool {

@@ -6,8 +6,10 @@
 
 use std::process::ExitCode;
 
+mod black_hole;
 mod calls;
 mod ledger;
+mod nodes;
 mod proxy;
 mod registry;
 mod role;
@@ -26,6 +28,8 @@ fn main() -> ExitCode {
         "server" => row::run(server::ROWS, rest),
         "provider" => role::run(role::provider),
         "caller" => role::run(role::caller),
+        "crowd" => role::run(registry::crowd),
+        "looker" => role::run(registry::looker),
         _ => usage(),
     }
 }

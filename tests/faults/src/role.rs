@@ -87,9 +87,10 @@ fn call(stub: &EchoServiceRpc_Stub, file: &File, id: u64) -> bool {
     reply.is_ok()
 }
 
-struct Echo {
-    name: String,
-    runs: File,
+/// The service of the matrix: says who answers, and keeps the ledger of what ran.
+pub(crate) struct Echo {
+    pub(crate) name: String,
+    pub(crate) runs: File,
 }
 
 impl EchoServiceRpc for Echo {
@@ -101,17 +102,17 @@ impl EchoServiceRpc for Echo {
 }
 
 /// A key of the application's own.
-fn own<'a>(app: &'a MprpcApplication, key: &str) -> &'a str {
+pub(crate) fn own<'a>(app: &'a MprpcApplication, key: &str) -> &'a str {
     app.config().get(key).unwrap_or_default()
 }
 
-fn ledger(app: &MprpcApplication, kind: &str) -> Result<File, Error> {
+pub(crate) fn ledger(app: &MprpcApplication, kind: &str) -> Result<File, Error> {
     let path = PathBuf::from(own(app, "faults_ledger")).join(format!("{}.{kind}", own(app, "faults_name")));
     let file = OpenOptions::new().create(true).append(true).open(path);
     file.map_err(|error| Error::Io("cannot open the ledger".into(), error))
 }
 
 /// One line, in one `write`.
-fn write(mut file: &File, line: std::fmt::Arguments<'_>) {
+pub(crate) fn write(mut file: &File, line: std::fmt::Arguments<'_>) {
     file.write_all(format!("{line}\n").as_bytes()).expect("the ledger can be written");
 }

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::stage::{Stage, kill_children};
+use crate::stage::{Stage, kill_children, longer};
 
 /// One fault and the figures wanted.
 pub(crate) struct Row {
@@ -75,6 +75,7 @@ fn one(row: &Row, quick: bool) -> (bool, String) {
     let began = Instant::now();
     let stage = Arc::new(Stage::new(quick));
     let (sender, end) = mpsc::channel();
+    let limit = row.limit + Duration::from_secs(longer().unwrap_or(0));
     let (run, on) = (row.run, stage.clone());
     let thread = thread::spawn(move || {
         let outcome = run(&on);
@@ -85,8 +86,8 @@ fn one(row: &Row, quick: bool) -> (bool, String) {
         match end.recv_timeout(PROGRESS) {
             Ok(outcome) => break Ok(outcome),
             Err(mpsc::RecvTimeoutError::Disconnected) => break Err(panic_text(thread)),
-            Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() > row.limit => {
-                break Err(format!("not over after {:?}, in: {}", row.limit, stage.doing()));
+            Err(mpsc::RecvTimeoutError::Timeout) if began.elapsed() > limit => {
+                break Err(format!("not over after {limit:?}, in: {}", stage.doing()));
             }
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 println!("   {:6.1} s  {}  {}", began.elapsed().as_secs_f64(), stage.doing(), stage.tally());

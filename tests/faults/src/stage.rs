@@ -1,6 +1,7 @@
 //! What a row has to play with: processes of this program, their ledger, and a word about what happens now.
 
 use std::{
+    net::TcpListener,
     path::Path,
     process::Command,
     sync::{
@@ -38,8 +39,10 @@ impl Stage {
         self.dir.path()
     }
 
-    /// Seconds: the first in the short form, else the second.
+    /// How long something is broken: `quick` seconds in the short form, else `full`; in the full form
+    /// `FAULTS_OUTAGE` says otherwise.
     pub(crate) fn seconds(&self, quick: u64, full: u64) -> Duration {
+        let full = longer().map_or(full, |seconds| seconds.max(full));
         Duration::from_secs(if self.quick { quick } else { full })
     }
 
@@ -62,7 +65,13 @@ impl Stage {
         ledger
     }
 
-    /// The same, counted.
+    /// What the role of this name has logged.
+    pub(crate) fn log(&self, name: &str) -> String {
+        let files = std::fs::read_dir(self.dir().join(name)).into_iter().flatten().flatten();
+        files.filter_map(|file| std::fs::read_to_string(file.path()).ok()).collect()
+    }
+
+    /// The ledger, counted.
     pub(crate) fn tally(&self) -> Tally {
         self.ledger().tally(Duration::MAX)
     }
@@ -113,6 +122,11 @@ impl Stage {
     }
 }
 
+/// The seconds that `FAULTS_OUTAGE` wants long faults to last.
+pub(crate) fn longer() -> Option<u64> {
+    std::env::var("FAULTS_OUTAGE").ok()?.parse().ok()
+}
+
 /// How long it takes until `done`; `None` if it takes longer than `limit`.
 pub(crate) fn until(limit: Duration, mut done: impl FnMut() -> bool) -> Option<Duration> {
     let began = Instant::now();
@@ -125,6 +139,13 @@ pub(crate) fn until(limit: Duration, mut done: impl FnMut() -> bool) -> Option<D
             false => thread::sleep(Duration::from_millis(20)),
         }
     }
+}
+
+/// A port that is free and not of those that the system gives to outgoing connections.
+pub(crate) fn free_port() -> u16 {
+    let free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    let from = (std::process::id() % 1000) as u16;
+    (0..1000).map(|n| 30_000 + (from + n) % 1000).find(free).expect("a free port")
 }
 
 /// Ends every child of this process: a row that was given up left them. Their values hold their ids until then.

@@ -1,13 +1,14 @@
 //! What a process uses, as `/proc` says.
 
-use std::fs;
+use std::{collections::HashMap, fs, time::Duration};
 
 /// The resources of a process at some moment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Usage {
-    /// Name and CPU ticks (hundredths of a second) of each thread.
-    pub(crate) threads: Vec<(String, u64)>,
+    /// Name and CPU time of each thread, by its id.
+    pub(crate) threads: HashMap<String, (String, Duration)>,
     pub(crate) rss_kib: u64,
+    /// Without log files, which are opened when there is something to log.
     pub(crate) descriptors: usize,
 }
 
@@ -17,11 +18,12 @@ impl Usage {
     pub(crate) fn of(pid: u32) -> Self {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("a running process");
         let threads = tasks.flatten().filter_map(|task| {
-            let stat = fs::read_to_string(task.path().join("stat")).ok()?; // it may have ended
-            let (name, rest) = stat.rsplit_once(") ")?;
-            let fields: Vec<&str> = rest.split(' ').collect();
-            let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
-            Some((name.split_once('(')?.1.to_owned(), ticks))
+            // Finer than the ticks in `stat`, which miss what runs for less than 10 ms. It may have ended.
+            let used = fs::read_to_string(task.path().join("schedstat")).ok()?;
+            let used = used.split(' ').next()?.parse().ok()?;
+            let name = fs::read_to_string(task.path().join("comm")).ok()?;
+            let id = task.file_name().to_string_lossy().into_owned();
+            Some((id, (name.trim_end().to_owned(), Duration::from_nanos(used))))
         });
         let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -29,13 +31,22 @@ impl Usage {
         Self {
             threads: threads.collect(),
             rss_kib: rss.unwrap_or(0),
-            descriptors: fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count),
+            descriptors: fs::read_dir(format!("/proc/{pid}/fd"))
+                .map_or(0, |fds| fds.flatten().filter(is_no_log).count()),
         }
     }
 
-    /// The ticks of all threads whose name is one of `names`; of all threads if there is none.
-    pub(crate) fn ticks(&self, names: &[&str]) -> u64 {
+    /// The CPU time since `before` of the threads whose name is one of `names`; of all if there is none. What a
+    /// thread used that has ended by now is not known: to be asked often.
+    pub(crate) fn cpu_since(&self, before: &Self, names: &[&str]) -> Duration {
         let wanted = |name: &String| names.is_empty() || names.contains(&&**name);
-        self.threads.iter().filter(|(name, _)| wanted(name)).map(|(_, ticks)| ticks).sum()
+        let threads = self.threads.iter().filter(|(_, (name, _))| wanted(name));
+        threads
+            .map(|(id, (_, used))| *used - before.threads.get(id).map_or(Duration::ZERO, |(_, used)| *used))
+            .sum()
     }
+}
+
+fn is_no_log(descriptor: &fs::DirEntry) -> bool {
+    !fs::read_link(descriptor.path()).is_ok_and(|path| path.to_string_lossy().contains("log.txt"))
 }

@@ -16,28 +16,34 @@ use crate::stage::until;
 pub(crate) struct Zk {
     port: u16,
     kind: &'static str,
+    tick: Duration,
     dir: PathBuf,
 }
 
 impl Zk {
     /// Starts one server. Its tick is 200 ms: sessions last 0.4 to 4 s.
     pub(crate) fn standalone() -> Self {
-        Self::start("standalone")
+        Self::with_tick(Duration::from_millis(200))
     }
 
-    /// Starts three.
+    /// Starts one server of which sessions last up to 20 of these ticks.
+    pub(crate) fn with_tick(tick: Duration) -> Self {
+        Self::start("standalone", tick)
+    }
+
+    /// Starts three, with a tick of 200 ms.
     pub(crate) fn ensemble() -> Self {
-        Self::start("ensemble")
+        Self::start("ensemble", Duration::from_millis(200))
     }
 
-    fn start(kind: &'static str) -> Self {
+    fn start(kind: &'static str, tick: Duration) -> Self {
         // Not of those ports that systems give to outgoing connections, which could take one while a server is down.
         let free = |port: &u16| (0..23).all(|n| TcpListener::bind(("127.0.0.1", port + n)).is_ok());
         let from = (std::process::id() % 600) as u16;
         let port =
             (0..600).map(|n| 10_000 + (from + n) % 600 * 32).find(free).expect("a block of free ports");
         let base = std::env::var_os("FAULTS_ZK").map_or_else(std::env::temp_dir, PathBuf::from);
-        let zk = Self { port, kind, dir: base.join(format!("zk-{port}")) };
+        let zk = Self { port, kind, tick, dir: base.join(format!("zk-{port}")) };
         zk.run(&["start", kind]);
         zk
     }
@@ -45,6 +51,11 @@ impl Zk {
     /// Starts again what was killed.
     pub(crate) fn restart(&self) {
         self.run(&["start", self.kind]);
+    }
+
+    /// Its unit of time: a session ends up to two later than it should.
+    pub(crate) fn tick(&self) -> Duration {
+        self.tick
     }
 
     /// What `zookeeperip` should say.

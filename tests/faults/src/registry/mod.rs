@@ -2,12 +2,34 @@
 
 use crate::row::Row;
 
-mod down;
+mod churn;
+mod claims;
+mod crowd;
+mod ensemble;
+mod expiry;
+mod flaps;
+mod mirror;
+mod outage;
+mod poison;
+mod restart;
+mod scene;
+mod tap;
+
+pub(crate) use crowd::{crowd, looker};
 
 /// In the order in which they run.
-pub(crate) const ROWS: &[Row] = &[down::ROW];
-
-/// The service that providers and callers of the matrix speak.
-pub(crate) const SERVICE: &str = "mprpc.tests.EchoService";
-/// Threads that are the registry's and the crate's.
-pub(crate) const THREADS: &[&str] = &["mprpc-registry", "mprpc-zookeeper", "io", "event"];
+pub(crate) const ROWS: &[Row] = &[
+    outage::DOWN,
+    outage::HANGS,
+    restart::INSIDE_SESSION,
+    flaps::FLAPS,
+    ensemble::LEADER_KILLED,
+    expiry::EXPIRES,
+    restart::KILL_9,
+    mirror::MOVES,
+    claims::REPAIRED,
+    claims::TWO_HOSTS,
+    churn::ROW,
+    poison::POISONED,
+    poison::EMPTIED,
+];
