@@ -209,3 +209,52 @@ pub(crate) fn now() -> u64 {
 fn answer(entry: &Entry, provider: &str) -> Option<u64> {
     entry.ends.iter().find(|(_, end)| *end == End::Answered(provider.into())).map(|(at, _)| *at)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use mprpc_tests::TempDir;
+
+    fn tally(calls: &str, runs: &str) -> Tally {
+        let dir = TempDir::new();
+        fs::write(dir.path().join("caller.calls"), calls).expect("a file");
+        fs::write(dir.path().join("provider.runs"), runs).expect("a file");
+        let mut ledger = Ledger::of(dir.path());
+        ledger.update();
+        ledger.tally(Duration::from_secs(1))
+    }
+
+    #[test]
+    fn good_calls_and_failed_calls_are_honest() {
+        let tally = tally("b 1 100\nb 2 200\ne 2 300 ok a\ne 1 400 failed it did not\n", "r 2 250\n");
+        assert_eq!(tally, Tally { answered: 1, failed: 1, ..Tally::default() });
+        assert!(tally.is_honest());
+    }
+
+    #[test]
+    fn two_outcomes_wrong_replies_late_ends_and_second_runs_are_found() {
+        let twice = tally("b 1 100\ne 1 200 ok a\ne 1 300 failed late\n", "");
+        assert_eq!((twice.wrong, twice.is_honest()), (1, false));
+        let wrong = tally("b 1 100\ne 1 200 wrong reply\n", "");
+        assert_eq!((wrong.wrong, wrong.is_honest()), (1, false));
+        let late = tally("b 1 100\ne 1 1000101 ok a\n", "");
+        assert_eq!((late.late, late.is_honest()), (1, false));
+        let repeated = tally("b 1 100\ne 1 200 ok a\n", "r 1 120\nr 1 140\n");
+        assert_eq!((repeated.repeated, repeated.is_honest()), (1, false));
+    }
+
+    #[test]
+    fn a_line_that_is_not_whole_yet_is_read_later() {
+        let dir = TempDir::new();
+        let path = dir.path().join("caller.calls");
+        let mut ledger = Ledger::of(dir.path());
+        for (text, open) in
+            [("b 1 1", 0), ("b 1 100\n", 1), ("b 1 100\ne 1 2", 1), ("b 1 100\ne 1 200 ok a\n", 0)]
+        {
+            fs::write(&path, text).expect("a file");
+            ledger.update();
+            assert_eq!(ledger.tally(Duration::MAX).open, open, "{text:?}");
+        }
+        assert_eq!((ledger.last_answer("a"), ledger.first_answer("a", 101)), (200, None));
+    }
+}

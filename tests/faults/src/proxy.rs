@@ -126,6 +126,8 @@ impl Shared {
             scope.spawn(|| self.pump(client, server, tap, &done));
             self.pump(server, client, None, &done);
         });
+        // Whichever way noticed it: both ends are closed as the mode wants it.
+        let _ = (self.ended(client), self.ended(server));
     }
 
     /// Carries bytes one way until both ways are over.
@@ -189,3 +191,73 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 const POLL: Duration = Duration::from_millis(5);
 const MAX_CONNECTIONS: usize = 256;
 const MAX_TAP: usize = 16 << 20;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    /// A server that echoes, and a connection to it through a proxy.
+    fn through(tapped: bool) -> (Proxy, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let to = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                thread::spawn(move || std::io::copy(&mut &stream, &mut &stream));
+            }
+        });
+        let proxy = if tapped { Proxy::tapped(to) } else { Proxy::to(to) };
+        let stream = TcpStream::connect(proxy.addr()).expect("a proxy");
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        (proxy, stream)
+    }
+
+    fn echo(mut stream: &TcpStream) -> std::io::Result<Duration> {
+        let (began, mut reply) = (Instant::now(), [0; 4]);
+        stream.write_all(b"ping")?;
+        stream.read_exact(&mut reply)?;
+        assert_eq!(&reply, b"ping");
+        Ok(began.elapsed())
+    }
+
+    #[test]
+    fn bytes_pass_are_tapped_and_may_be_late() {
+        let (proxy, stream) = through(true);
+        echo(&stream).expect("an echo");
+        assert_eq!(proxy.tap(), [b"ping"]);
+        proxy.set(Mode::Delay(Duration::from_millis(60)));
+        assert!(echo(&stream).expect("an echo") >= Duration::from_millis(120), "both ways are late");
+    }
+
+    #[test]
+    fn a_stall_keeps_the_connection_and_loses_nothing() {
+        let (proxy, mut stream) = through(false);
+        echo(&stream).expect("an echo");
+        proxy.set(Mode::Stall);
+        stream.write_all(b"ping").expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_millis(300))).expect("a socket");
+        let kind = stream.read(&mut [0; 4]).expect_err("nothing passes").kind();
+        assert!(matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{kind:?}");
+        proxy.set(Mode::Pass);
+        stream.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        stream.read_exact(&mut [0; 4]).expect("what waited");
+    }
+
+    #[test]
+    fn a_cut_ends_in_order_a_reset_does_not_and_new_ones_fare_the_same() {
+        let (proxy, mut stream) = through(false);
+        echo(&stream).expect("an echo");
+        proxy.set(Mode::Cut);
+        assert_eq!(stream.read(&mut [0; 4]).expect("an end in order"), 0);
+        let mut new = TcpStream::connect(proxy.addr()).expect("it listens still");
+        assert_eq!(new.read(&mut [0; 4]).expect("an end in order"), 0);
+
+        let (proxy, mut stream) = through(false);
+        echo(&stream).expect("an echo");
+        proxy.set(Mode::Reset);
+        assert_eq!(stream.read(&mut [0; 4]).expect_err("a reset").kind(), ErrorKind::ConnectionReset);
+        proxy.set(Mode::Pass);
+        let new = TcpStream::connect(proxy.addr()).expect("it listens still");
+        echo(&new).expect("an echo");
+    }
+}

@@ -113,3 +113,44 @@ fn panic_text(thread: thread::JoinHandle<()>) -> String {
 }
 
 const PROGRESS: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn row(name: &'static str, limit: Duration, run: fn(&Stage) -> Outcome) -> Row {
+        Row { name, wanted: "to end", limit, run }
+    }
+
+    fn good(_: &Stage) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.within("it", Some(Duration::ZERO), Duration::ZERO);
+        outcome
+    }
+
+    fn bad(_: &Stage) -> Outcome {
+        let mut outcome = Outcome::default();
+        outcome.within("it", None, Duration::ZERO);
+        outcome
+    }
+
+    fn hangs(stage: &Stage) -> Outcome {
+        let mut sleep = std::process::Command::new("sleep");
+        sleep.arg("1000");
+        stage.start(sleep).succeed(Duration::from_secs(1000)); // panics when it is killed
+        good(stage)
+    }
+
+    #[test]
+    fn a_row_passes_only_if_it_measured_what_is_wanted() {
+        let long = Duration::from_secs(10);
+        assert!(one(&row("good", long, good), true).0);
+        for (name, run) in [("bad", bad as fn(&Stage) -> Outcome), ("empty", |_| Outcome::default())] {
+            assert!(!one(&row(name, long, run), true).0, "{name}");
+        }
+        let (passed, line) = one(&row("panics", long, |_| panic!("planted")), true);
+        assert!(!passed && line.contains("planted"), "{line}");
+        let (passed, line) = one(&row("hangs", Duration::from_secs(1), hangs), true);
+        assert!(!passed && line.contains("not over after 1s"), "{line}");
+    }
+}
