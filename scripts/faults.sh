@@ -10,15 +10,18 @@ cd "$(dirname "$0")/.."
 target=$(realpath -m "${CARGO_TARGET_DIR:-target}")
 mkdir -p "$target/zk"
 FAULTS_ZK=$(mktemp -d "$target/zk/faults-XXXXXX")
-export FAULTS_ZK
+mkdir "$FAULTS_ZK/tmp"
+export FAULTS_ZK TMPDIR=$FAULTS_ZK/tmp
 child=
 
 finish() {
     trap - EXIT
     [ -z "$child" ] || { kill "$child" 2>/dev/null; wait "$child" 2>/dev/null; }
-    local dir
-    for dir in "$FAULTS_ZK"/zk-*; do
-        [ ! -d "$dir" ] || ZK_PORT=${dir##*-} ZK_DIR=$dir scripts/zk.sh stop >/dev/null 2>&1
+    # Servers and programs alike have this run's directory, which is nobody else's, in their command lines.
+    local line pid
+    for line in $(grep -lsF "$FAULTS_ZK/" /proc/[0-9]*/cmdline); do
+        pid=${line#/proc/}
+        kill -KILL "${pid%/cmdline}" 2>/dev/null
     done
     rm -rf "$FAULTS_ZK"
 }
@@ -26,7 +29,7 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-cargo build --locked --quiet --package mprpc-faults --bin faults || exit 1
+TMPDIR= cargo build --locked --quiet --package mprpc-faults --bin faults || exit 1
 "$target/debug/faults" "$@" </dev/null &
 child=$!
 wait "$child"

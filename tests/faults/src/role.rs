@@ -19,7 +19,7 @@ use mprpc_tests::proto::{
     echo::Text,
     echo_mprpc::{EchoServiceRpc, EchoServiceRpc_Stub},
 };
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 
 use crate::ledger::now;
 
@@ -27,7 +27,11 @@ use crate::ledger::now;
 pub(crate) fn run(role: fn(MprpcApplication) -> Result<(), Error>) -> ExitCode {
     mprpc_runtime::main(|app| {
         set_parent_process_death_signal(Some(Signal::KILL)).map_err(Error::other)?;
-        role(app)
+        let parent = getppid().map(|pid| pid.as_raw_nonzero().to_string());
+        match parent.as_deref() == Some(own(&app, "faults_parent")) {
+            true => role(app),
+            false => Err(Error::other("whoever started this has ended")),
+        }
     })
 }
 

@@ -8,6 +8,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use signal_hook::{
+    consts::{SIGINT, SIGTERM},
+    iterator::Signals,
+};
+
 use crate::stage::{Stage, kill_children, longer};
 
 /// One fault and the figures wanted.
@@ -59,6 +64,12 @@ pub(crate) fn run(rows: &[Row], args: &[String]) -> ExitCode {
     }
     let chosen = rows.iter().filter(|row| names.is_empty() || names.iter().any(|name| *name == row.name));
     let (began, quick) = (Instant::now(), !options.is_empty());
+    let mut signals = Signals::new([SIGINT, SIGTERM]).expect("signals can be caught");
+    thread::spawn(move || {
+        signals.forever().next();
+        kill_children();
+        std::process::exit(130);
+    });
     let summary: Vec<(bool, String)> = chosen.map(|row| one(row, quick)).collect();
     println!();
     for (_, line) in &summary {

@@ -97,7 +97,9 @@ impl Stage {
         let ledger = self.dir().to_str().expect("a plain name");
         let logs = self.dir().join(name);
         std::fs::create_dir_all(&logs).expect("a directory for logs");
+        let parent = std::process::id().to_string();
         let own = [
+            ("faults_parent", &*parent),
             ("log_dir", logs.to_str().expect("a plain name")),
             ("faults_name", name),
             ("faults_ledger", ledger),
