@@ -12,7 +12,7 @@ mkdir -p "$target/zk"
 FAULTS_ZK=$(mktemp -d "$target/zk/faults-XXXXXX")
 mkdir "$FAULTS_ZK/tmp"
 export FAULTS_ZK TMPDIR=$FAULTS_ZK/tmp
-child=
+child= ran=
 
 finish() {
     trap - EXIT
@@ -23,6 +23,8 @@ finish() {
         pid=${line#/proc/}
         kill -KILL "${pid%/cmdline}" 2>/dev/null
     done
+    # What a row that was cut short left of its own hosts.
+    [ -z "$ran" ] || ip netns list 2>/dev/null | grep -oE "^mprpc-$ran-[0-9]+" | xargs -rn 1 ip netns del
     rm -rf "$FAULTS_ZK"
 }
 trap finish EXIT
@@ -31,7 +33,7 @@ trap 'exit 143' TERM
 
 TMPDIR= cargo build --locked --quiet --package mprpc-faults --bin faults || exit 1
 "$target/debug/faults" "$@" </dev/null &
-child=$!
+child=$! ran=$!
 wait "$child"
 status=$?
 child=

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 mod black_hole;
 mod calls;
 mod ledger;
+mod namespace;
 mod nodes;
 mod proxy;
 mod registry;

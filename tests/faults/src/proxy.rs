@@ -44,17 +44,23 @@ struct Shared {
 }
 
 impl Proxy {
+    /// Listens on a free port of 127.0.0.1.
     pub(crate) fn to(to: SocketAddr) -> Self {
-        Self::start(to, None)
+        Self::start("127.0.0.1", to, None)
+    }
+
+    /// Listens on a free port of this address of ours.
+    pub(crate) fn on(ip: &str, to: SocketAddr) -> Self {
+        Self::start(ip, to, None)
     }
 
     /// One that keeps what clients send, up to 16 MiB a connection.
     pub(crate) fn tapped(to: SocketAddr) -> Self {
-        Self::start(to, Some(Mutex::default()))
+        Self::start("127.0.0.1", to, Some(Mutex::default()))
     }
 
-    fn start(to: SocketAddr, tap: Option<Mutex<Vec<Vec<u8>>>>) -> Self {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    fn start(ip: &str, to: SocketAddr, tap: Option<Mutex<Vec<Vec<u8>>>>) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("a free port");
         let addr = listener.local_addr().expect("a bound port");
         let (over, open) = (AtomicBool::new(false), AtomicUsize::new(0));
         let shared = Arc::new(Shared { to, mode: Mutex::new(Mode::Pass), over, open, tap });

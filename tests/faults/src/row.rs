@@ -112,7 +112,7 @@ fn one(row: &Row, quick: bool) -> (bool, String) {
         Err(why) => (false, why),
     };
     let verdict = if passed { "PASS" } else { "FAIL" };
-    let line = format!("{verdict}  {:<20} {measured} (wanted: {})", row.name, row.wanted);
+    let line = format!("{verdict}  {:<22} {measured} (wanted: {})", row.name, row.wanted);
     println!("{line}  [{:.1} s]", began.elapsed().as_secs_f64());
     (passed, line)
 }

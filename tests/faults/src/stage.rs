@@ -1,6 +1,7 @@
 //! What a row has to play with: processes of this program, their ledger, and a word about what happens now.
 
 use std::{
+    ffi::OsStr,
     net::TcpListener,
     path::Path,
     process::Command,
@@ -94,6 +95,11 @@ impl Stage {
 
     /// Starts a sub-command of this program with a configuration file of its own.
     pub(crate) fn role(&self, role: &str, name: &str, settings: &[(&str, &str)]) -> Process {
+        self.role_by(&[], role, name, settings)
+    }
+
+    /// The same, by a program that becomes ours, such as `ip netns exec`.
+    pub(crate) fn role_by(&self, by: &[&str], role: &str, name: &str, settings: &[(&str, &str)]) -> Process {
         let ledger = self.dir().to_str().expect("a plain name");
         let logs = self.dir().join(name);
         std::fs::create_dir_all(&logs).expect("a directory for logs");
@@ -107,8 +113,10 @@ impl Stage {
         let lines = settings.iter().chain(&own).map(|(key, value)| format!("{key} = {value}\n"));
         let conf = self.dir().join(format!("{name}.conf"));
         std::fs::write(&conf, lines.collect::<String>()).expect("a configuration file");
-        let mut command = Command::new(std::env::current_exe().expect("this program has a path"));
-        command.arg(role).arg("-i").arg(conf);
+        let program = std::env::current_exe().expect("this program has a path");
+        let mut words = by.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut command = Command::new(words.next().expect("one at least"));
+        command.args(words).arg(role).arg("-i").arg(conf);
         self.start(command)
     }
 

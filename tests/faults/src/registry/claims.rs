@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use mprpc_tests::Process;
 
-use super::scene::{INSTANCES, LEGACY, Scene, all_answered};
+use super::scene::{INSTANCES, LEGACY, Scene, all_answered, complaint};
 use crate::{
     row::{Outcome, Row},
     stage::{Stage, until},
@@ -65,7 +65,8 @@ fn two_hosts(stage: &Stage) -> Outcome {
     stage.say("a second host claims the same address");
     let (_wrong, other) = scene.provider("wrong", &[("advertise", &addr.to_string())]);
     assert_ne!(addr, other);
-    let why = until(scene.expiry(), || complaint(stage).is_some()).and_then(|_| complaint(stage));
+    let why =
+        until(scene.expiry(), || complaint(stage, "wrong").is_some()).and_then(|_| complaint(stage, "wrong"));
     let serves = |name: &str, at: SocketAddr| direct(stage, name, at);
     let both = [serves("right", addr), serves("wrong", other)];
     scene.show(&nodes, "with both");
@@ -83,14 +84,6 @@ fn two_hosts(stage: &Stage) -> Outcome {
         format!("the other says: {}", text.split("should be: ").last().unwrap_or(text)),
     );
     outcome
-}
-
-/// What the provider `wrong` says of it.
-fn complaint(stage: &Stage) -> Option<String> {
-    let loud = |line: &str| line.contains("WARN") || line.contains("ERROR");
-    let warns =
-        |line: &&str| loud(line) && line.contains("advertise") && line.contains("not as it should be");
-    stage.log("wrong").lines().find(warns).map(Into::into)
 }
 
 /// Whether the provider at this address answers and is the one of this name.

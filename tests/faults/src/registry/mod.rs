@@ -14,6 +14,7 @@ mod poison;
 mod restart;
 mod scene;
 mod tap;
+mod twins;
 
 pub(crate) use crowd::{crowd, looker};
 
@@ -29,6 +30,7 @@ pub(crate) const ROWS: &[Row] = &[
     mirror::MOVES,
     claims::REPAIRED,
     claims::TWO_HOSTS,
+    twins::ROW,
     churn::ROW,
     poison::POISONED,
     poison::EMPTIED,

@@ -111,3 +111,11 @@ pub(super) fn registry_cpu<const N: usize>(processes: [&Process; N], time: Durat
 pub(super) fn all_answered(tally: Tally) -> bool {
     tally.is_honest() && (tally.failed, tally.open) == (0, 0) && tally.answered > 0
 }
+
+/// What a provider says, as a warning or an error, of a node that it cannot have.
+pub(super) fn complaint(stage: &Stage, name: &str) -> Option<String> {
+    let log = stage.log(name);
+    let mut loud = log.lines().filter(|line| line.contains("WARN") || line.contains("ERROR"));
+    let line = loud.find(|line| line.contains("advertise") && line.contains("not as it should be"))?;
+    line.split("should be: ").last().map(Into::into)
+}
