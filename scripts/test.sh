@@ -65,6 +65,8 @@ step_demo() { scripts/demo.sh; }
 
 step_demo-zookeeper() { scripts/demo.sh --zookeeper; }
 
+step_faults-calls() { scripts/faults.sh calls --quick; }
+
 step_faults-registry() { scripts/faults.sh registry --quick; }
 
 free_port() {
@@ -132,7 +134,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-registry"
+known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-calls faults-registry"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -150,6 +152,7 @@ step simulation 900
 step release 1200
 step demo 300
 step demo-zookeeper 300
+step faults-calls 300
 step faults-registry 240
 
 [ ${#left_out[@]} = 0 ] || echo "left out, as asked: ${left_out[*]}"

@@ -118,6 +118,16 @@ impl Ledger {
         self.calls.values().filter(move |entry| (from..to).contains(&entry.began))
     }
 
+    /// All calls with their numbers.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = (&u64, &Entry)> {
+        self.calls.iter()
+    }
+
+    /// When handlers ran a call.
+    pub(crate) fn runs(&self, id: u64) -> &[u64] {
+        self.runs.get(&id).map_or(&[], Vec::as_slice)
+    }
+
     /// Counts all calls, of which each may take `limit`.
     pub(crate) fn tally(&self, limit: Duration) -> Tally {
         self.tally_of(limit, 0, u64::MAX)

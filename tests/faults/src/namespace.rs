@@ -10,6 +10,9 @@ use crate::stage::Stage;
 pub(crate) struct Namespace {
     name: String,
     ours: String,
+    theirs: String,
+    /// The ends of the wire: ours and theirs.
+    ends: [String; 2],
 }
 
 impl Namespace {
@@ -27,7 +30,9 @@ impl Namespace {
         // From the block for benchmarks between networks, RFC 2544.
         let (ours, theirs) = (format!("198.18.99.{}", 4 * n + 1), format!("198.18.99.{}/30", 4 * n + 2));
         let (near, far) = (format!("mf{}a{n}", id() % 100_000), format!("mf{}b{n}", id() % 100_000));
-        let this = Self { name: name.clone(), ours: ours.clone() };
+        let ends = [near.clone(), far.clone()];
+        let (address, _) = theirs.split_once('/').expect("a network");
+        let this = Self { name: name.clone(), ours: ours.clone(), theirs: address.into(), ends };
         for args in [
             format!("netns add {name}"),
             format!("link add {near} type veth peer name {far} netns {name}"),
@@ -49,6 +54,34 @@ impl Namespace {
         &self.ours
     }
 
+    /// Its address on the wire.
+    pub(crate) fn theirs(&self) -> &str {
+        &self.theirs
+    }
+
+    /// Whether packets get across. If not, each side has a wrong hardware address for the other: packets
+    /// leave, nobody takes them, and nobody is told.
+    pub(crate) fn connect(&self, passes: bool) {
+        let hardware = |of: &[&str]| {
+            let shown = ip(of).unwrap_or_else(|why| panic!("ip {}: {why}", of.join(" ")));
+            let mut words = shown.split_whitespace().skip_while(|word| *word != "link/ether");
+            words.nth(1).expect("an interface has a hardware address").to_owned()
+        };
+        let [near, far] = &self.ends;
+        let (mut here, mut there) = (NOBODY.to_owned(), NOBODY.to_owned());
+        if passes {
+            here = hardware(&["link", "show", near]);
+            there = hardware(&["-n", &self.name, "link", "show", far]);
+        }
+        for args in [
+            format!("neigh replace {} lladdr {there} dev {near} nud permanent", self.theirs),
+            format!("-n {} neigh replace {} lladdr {here} dev {far} nud permanent", self.name, self.ours),
+        ] {
+            let args: Vec<_> = args.split(' ').collect();
+            ip(&args).unwrap_or_else(|why| panic!("ip {}: {why}", args.join(" ")));
+        }
+    }
+
     /// Starts a role of this program there.
     pub(crate) fn role(&self, stage: &Stage, role: &str, name: &str, settings: &[(&str, &str)]) -> Process {
         stage.role_by(&["ip", "netns", "exec", &self.name], role, name, settings)
@@ -61,8 +94,12 @@ impl Drop for Namespace {
     }
 }
 
-fn ip(args: &[&str]) -> Result<(), String> {
+fn ip(args: &[&str]) -> Result<String, String> {
     let output = Command::new("ip").args(args).output().map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    output.status.success().then_some(()).ok_or(text)
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(said).ok_or(text)
 }
+
+/// A hardware address that no interface has.
+const NOBODY: &str = "02:00:00:00:00:99";

@@ -38,7 +38,8 @@ pub(crate) fn run(role: fn(MprpcApplication) -> Result<(), Error>) -> ExitCode {
 /// Serves until it is told to end.
 pub(crate) fn provider(app: MprpcApplication) -> Result<(), Error> {
     let mut provider = RpcProvider::new(&app);
-    let echo = Echo { name: own(&app, "faults_name").into(), runs: ledger(&app, "runs")? };
+    let work = Duration::from_millis(own(&app, "faults_work_ms").parse().unwrap_or(0));
+    let echo = Echo { name: own(&app, "faults_name").into(), work, runs: ledger(&app, "runs")? };
     provider.notify_service(EchoServiceRpc::service(echo))?;
     provider.run()
 }
@@ -55,12 +56,15 @@ pub(crate) fn caller(app: MprpcApplication) -> Result<(), Error> {
     let (stub, file) = (EchoServiceRpc_Stub::new(MprpcChannel::new(&app)?), ledger(&app, "calls")?);
     let next = AtomicU64::new(RandomState::new().hash_one(0) >> 1);
     let said = AtomicBool::new(false);
+    let mixed = own(&app, "faults_mixed") == "true";
     thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                let mut due = Instant::now();
+        for thread in 0..threads {
+            let waits = !(mixed && thread % 2 == 1);
+            let (stub, file, next, said, end) = (&stub, &file, &next, &said, &end);
+            scope.spawn(move || {
+                let mut due = Instant::now() + gap * thread / threads;
                 while !end.load(Ordering::Relaxed) {
-                    let answered = call(&stub, &file, next.fetch_add(1, Ordering::Relaxed));
+                    let answered = call(stub, file, next.fetch_add(1, Ordering::Relaxed), waits);
                     if answered && !said.swap(true, Ordering::Relaxed) {
                         println!("answered");
                     }
@@ -74,12 +78,13 @@ pub(crate) fn caller(app: MprpcApplication) -> Result<(), Error> {
     Ok(())
 }
 
-/// One call and its lines in the ledger. Whether it was answered.
-fn call(stub: &EchoServiceRpc_Stub, file: &File, id: u64) -> bool {
+/// One call, blocking or asynchronous, and its lines in the ledger. Whether it was answered.
+fn call(stub: &EchoServiceRpc_Stub, file: &File, id: u64, blocking: bool) -> bool {
     write(file, format_args!("b {id} {}", now()));
     // The sum makes a reply of a few damaged or mixed bytes unlikely to pass.
     let text = format!("{id} {:x}", id.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-    let reply = stub.echo(&Text { text: text.clone(), ..Default::default() });
+    let request = Text { text: text.clone(), ..Default::default() };
+    let reply = if blocking { stub.echo(&request) } else { stub.echo_start(&request).wait() };
     let at = now();
     match reply.as_ref().map(|reply| reply.text.strip_prefix(&text).and_then(|rest| rest.strip_prefix('@'))) {
         Ok(Some(who)) => write(file, format_args!("e {id} {at} ok {who}")),
@@ -94,6 +99,8 @@ fn call(stub: &EchoServiceRpc_Stub, file: &File, id: u64) -> bool {
 /// The service of the matrix: says who answers, and keeps the ledger of what ran.
 pub(crate) struct Echo {
     pub(crate) name: String,
+    /// How long the handler takes.
+    pub(crate) work: Duration,
     pub(crate) runs: File,
 }
 
@@ -101,6 +108,9 @@ impl EchoServiceRpc for Echo {
     fn echo(&self, _: &Controller, request: Text) -> Result<Text, Status> {
         let id = request.text.split(' ').next().unwrap_or_default();
         write(&self.runs, format_args!("r {id} {}", now()));
+        if !self.work.is_zero() {
+            thread::sleep(self.work);
+        }
         Ok(Text { text: format!("{}@{}", request.text, self.name), ..Default::default() })
     }
 }

@@ -78,7 +78,7 @@ impl Stage {
     }
 
     /// Starts `faults provider` and waits until it serves. `name` is what its replies say; settings are
-    /// those of `mprpc.conf`. It listens on a port that the system chooses unless `rpcserverport` is given.
+    /// those of `mprpc.conf`, and `faults_work_ms`, how long the handler takes. It listens on a port that the system chooses unless `rpcserverport` is given.
     pub(crate) fn provider(&self, name: &str, settings: &[(&str, &str)]) -> Process {
         let mut process = self.role("provider", name, settings);
         process.wait_line("RpcProvider start service at", READY);
@@ -86,7 +86,7 @@ impl Stage {
     }
 
     /// Starts `faults caller` and waits until a call was answered. Own settings: `faults_rate` (calls a
-    /// second, default 200), `faults_threads` (default 4).
+    /// second, default 200), `faults_threads` (default 4), `faults_mixed` (true: every other thread calls asynchronously).
     pub(crate) fn caller(&self, name: &str, settings: &[(&str, &str)]) -> Process {
         let mut process = self.role("caller", name, settings);
         process.wait_line("answered", READY);

@@ -24,7 +24,8 @@ pub(crate) fn crowd(app: MprpcApplication) -> Result<(), Error> {
     let start = |n| -> Result<RunningProvider, Error> {
         let own = MprpcApplication::from_config(app.config().clone())?;
         let mut provider = RpcProvider::new(&own);
-        let echo = Echo { name: format!("crowd-{n}"), runs: ledger(&app, "runs")? };
+        let (name, work) = (format!("crowd-{n}"), Duration::ZERO);
+        let echo = Echo { name, work, runs: ledger(&app, "runs")? };
         provider.notify_service(EchoServiceRpc::service(echo))?;
         let running = provider.start()?;
         write(&events, format_args!("up {} {}", running.addr(), now()));
