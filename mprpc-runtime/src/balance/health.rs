@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -54,6 +54,9 @@ pub struct Health {
     errors: AtomicU32,
     /// Calls that failed in a row.
     streak: AtomicU32,
+    /// The last call to end failed or was refused.
+    fails: AtomicBool,
+    reached: AtomicBool,
     standing: AtomicU8,
     story: Mutex<Story>,
 }
@@ -82,6 +85,8 @@ impl Health {
             speed: AtomicU64::new(0),
             errors: AtomicU32::new(0),
             streak: AtomicU32::new(0),
+            fails: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
             standing: AtomicU8::new(Standing::Up as u8),
             story: Mutex::new(story),
         }
@@ -95,40 +100,60 @@ impl Health {
     /// A call ended that took this long; if it failed, the time that it was allowed counts. Returns
     /// whether the endpoint should be ejected, see [`super::Endpoints::eject`].
     pub fn end(&self, verdict: Verdict, took: Duration, now: Instant) -> bool {
+        if verdict != Verdict::Nothing {
+            // The first call paid for the connection, too.
+            let first = !self.reached.swap(true, Ordering::Relaxed) && verdict == Verdict::Answered;
+            self.measure(verdict, if first { Duration::ZERO } else { took }, now);
+        }
+        if verdict == Verdict::Answered {
+            self.answered(now);
+            return false;
+        }
         self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if verdict == Verdict::Nothing {
             return false;
         }
-        // The first call paid for the connection, too.
-        let took = if verdict == Verdict::Answered && !self.was_called() { Duration::ZERO } else { took };
-        self.measure(verdict, took, now);
-        match verdict {
-            Verdict::Answered => {
-                let errors = self.errors.load(Ordering::Relaxed);
-                if errors > 0 {
-                    // Two threads may overwrite each other's step; an average can bear that.
-                    self.errors.store(errors - errors.div_ceil(SMOOTH), Ordering::Relaxed);
-                    self.streak.store(0, Ordering::Relaxed);
-                }
-                if self.load() == Standing::Silent {
-                    self.heard(now);
-                }
-                false
-            }
-            Verdict::Failed | Verdict::Late => {
-                let errors = self.errors.load(Ordering::Relaxed);
-                let errors = errors + (ALL - errors) / SMOOTH;
-                self.errors.store(errors, Ordering::Relaxed);
-                let streak = self.streak.fetch_add(1, Ordering::Relaxed).saturating_add(1);
-                streak >= MAX_STREAK || errors > MAX_ERRORS
-            }
-            Verdict::Refused | Verdict::Nothing => false,
+        self.fails.store(true, Ordering::Relaxed);
+        if verdict == Verdict::Refused {
+            return false;
         }
+        let errors = self.errors.load(Ordering::Relaxed);
+        let errors = errors + (ALL - errors) / SMOOTH;
+        self.errors.store(errors, Ordering::Relaxed);
+        let streak = self.streak.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        streak >= MAX_STREAK || errors > MAX_ERRORS
+    }
+
+    /// As `end` for a call that was answered, without its time, which matters only beside others'.
+    #[inline]
+    pub fn answered(&self, now: Instant) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+        if self.fails() || self.errors.load(Ordering::Relaxed) > 0 || !self.is_up() {
+            self.note_answer(now);
+        }
+    }
+
+    fn note_answer(&self, now: Instant) {
+        if self.fails() {
+            self.fails.store(false, Ordering::Relaxed);
+        }
+        let errors = self.errors.load(Ordering::Relaxed);
+        if errors > 0 {
+            // Two threads may overwrite each other's step; an average can bear that.
+            self.errors.store(errors - errors.div_ceil(SMOOTH), Ordering::Relaxed);
+            self.streak.store(0, Ordering::Relaxed);
+        }
+        self.heard(now);
     }
 
     /// Calls that have not ended.
     pub fn in_flight(&self) -> u32 {
         self.in_flight.load(Ordering::Relaxed)
+    }
+
+    /// Whether the last call to end there failed or was refused.
+    pub(super) fn fails(&self) -> bool {
+        self.fails.load(Ordering::Relaxed)
     }
 
     /// How long calls take, in microseconds; 0 if that is not known. What nobody measured anew
@@ -139,9 +164,9 @@ impl Health {
         (speed >> 32).checked_shr(age).unwrap_or(0)
     }
 
-    /// Whether a call ever ended there.
-    pub fn was_called(&self) -> bool {
-        self.speed.load(Ordering::Relaxed) != 0
+    /// Whether it was ever reached: a connection opened, or a call ended.
+    pub fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// Whether it is `Up`, without a look at the time.
@@ -223,6 +248,7 @@ impl Health {
 
     /// A new connection said Hello.
     pub fn opened(&self, now: Instant) {
+        self.reached.store(true, Ordering::Relaxed);
         self.come_back(now, |standing| {
             matches!(standing, Standing::Down | Standing::Draining | Standing::Silent)
         });
@@ -261,7 +287,8 @@ impl Health {
     fn measure(&self, verdict: Verdict, took: Duration, now: Instant) {
         let (speed, millis) = (self.speed.load(Ordering::Relaxed), self.millis(now).max(1));
         let old = speed >> 32;
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX).min(u64::from(u32::MAX));
+        // An hour is as long as forever; in 64 bits, as this is in every call's way.
+        let took = took.as_secs().min(3600) * 1_000_000 + u64::from(took.subsec_micros());
         let most = if verdict == Verdict::Answered { 4 } else { u64::from(u32::MAX) };
         let replaced = old == 0 || millis.saturating_sub(speed as u32) >= 1000;
         // One slow call is no slow endpoint; several are, soon.
@@ -271,7 +298,8 @@ impl Health {
 
     /// Wraps after 49 days: an estimate of before then fades only with the next call.
     fn millis(&self, at: Instant) -> u32 {
-        at.saturating_duration_since(self.epoch).as_millis() as u32
+        let age = at.saturating_duration_since(self.epoch);
+        (age.as_secs() as u32).wrapping_mul(1000).wrapping_add(age.subsec_millis())
     }
 
     fn become_of(&self, story: &mut Story, standing: Standing, now: Instant) {

@@ -25,6 +25,7 @@ pub use retry::{Budget, Repeat, mix, pause};
 pub enum Policy {
     /// Two are drawn by weight, and the one with fewer calls in flight for its weight is taken; of two
     /// equally busy ones the first drawn, or the other if that one is faster, the likelier the faster.
+    /// One whose last call failed counts as slow, not as idle.
     #[default]
     P2c,
     /// All in turn, whatever their weights.
@@ -121,6 +122,9 @@ impl Endpoints {
             let well = health.is_up() && !draining && *weight > 0 && fit(at) == Fit::Yes;
             well.then_some(at)
         };
+        if n == 1 && well(0).is_some() {
+            return Some(Choice { index: 0, ailing: false });
+        }
         let drawn = self.lots.draw(policy, draw, n).and_then(|(a, b)| well(a).zip(well(b)));
         if let Some((a, b)) = drawn {
             return Some(Choice { index: self.better(a, b, draw), ailing: false });
@@ -179,16 +183,21 @@ impl Endpoints {
         let load = |of: &Endpoint, other: &Endpoint| {
             u64::from(of.health.in_flight()) * u64::from(other.weight.max(1))
         };
+        let latency = |of: &Endpoint| of.health.latency_us(draw.now);
+        // Latencies are noisy, and are measured only where calls go: who is twice as slow loses
+        // every second call that would be its own, not all of them.
+        let loses = |slow: u64, fast: u64| slow > fast && scale(mix(draw.random) >> 32, slow) >= fast;
+        match (a.health.fails(), b.health.fails()) {
+            // It has few calls in flight because it is quick to refuse them.
+            (true, false) if loses(latency(a), latency(b).max(GUESS_US)) => return second,
+            (false, true) if loses(latency(b), latency(a).max(GUESS_US)) => return first,
+            _ => {}
+        }
         match load(a, b).cmp(&load(b, a)) {
             Ordering::Less => first,
             Ordering::Greater => second,
-            Ordering::Equal => {
-                // Latencies are noisy, and are measured only where calls go: who is twice as slow
-                // loses every second call that would be its own, not all of them.
-                let (slow, fast) = (a.health.latency_us(draw.now), b.health.latency_us(draw.now));
-                let stays = fast == 0 || slow <= fast || scale(mix(draw.random) >> 32, slow) < fast;
-                if stays { first } else { second }
-            }
+            Ordering::Equal if latency(b) > 0 && loses(latency(a), latency(b)) => second,
+            Ordering::Equal => first,
         }
     }
 }
@@ -233,6 +242,9 @@ impl Lots {
         self.0.partition_point(|upto| *upto <= place)
     }
 }
+
+/// The latency of an endpoint of which none is known, beside one that fails.
+const GUESS_US: u64 = 1000;
 
 fn add(sum: &mut u64, weight: u32) -> u64 {
     *sum += u64::from(weight);

@@ -126,6 +126,20 @@ fn of_equally_busy_ones_the_slow_one_waits_until_its_slowness_is_old() {
 }
 
 #[test]
+fn one_that_is_quick_to_refuse_does_not_draw_the_calls_of_busy_ones() {
+    for verdict in [Verdict::Refused, Verdict::Failed, Verdict::Late] {
+        let mut world = World::new(Policy::P2c, &[100, 100]);
+        (0..5).for_each(|_| world.health(1).begin());
+        assert_eq!(world.shares(100), [100, 0]);
+        assert!(!world.end(0, verdict, 1000));
+        let shares = world.shares(1000);
+        assert!(shares[0] < 20, "{verdict:?} {shares:?}");
+        assert!(!world.end(0, Verdict::Answered, 1));
+        assert_eq!(world.shares(100), [100, 0]);
+    }
+}
+
+#[test]
 fn an_untried_endpoint_is_as_good_as_a_fast_one() {
     let mut world = World::new(Policy::P2c, &[100, 100]);
     (0..2).for_each(|_| assert!(!world.end(0, Verdict::Answered, 1)));

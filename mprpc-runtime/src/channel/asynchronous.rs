@@ -12,7 +12,7 @@ use std::{
 use super::{
     Attempts, Failed, MprpcChannel,
     encode::{self, Head, Payload},
-    peer::{Peer, Placed, Shared, random},
+    peer::{Placed, Shared, random},
 };
 use crate::{
     connection::{
@@ -47,8 +47,8 @@ impl AsyncCall {
         let now = attempts.began;
         let may = attempts.may_start(call, &channel.shared.client, now);
         let picked = may.and_then(|()| channel.pick(&attempts, now));
-        let peer = match picked {
-            Ok(peer) => peer,
+        let placed = match picked {
+            Ok(placed) => placed,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
         };
         let mut this = Box::new(Self {
@@ -57,13 +57,13 @@ impl AsyncCall {
             options: call.options.clone(),
             frame: Vec::new(),
             message: 0..0,
-            wire: peer.wire,
+            wire: placed.peer.wire,
             target: None,
             guard: None,
             done,
         });
         this.encode(&Payload::Message(call.request), now);
-        this.post(peer, now);
+        this.post(placed);
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
@@ -79,13 +79,13 @@ impl AsyncCall {
         self.frame = frame;
     }
 
-    fn post(mut self: Box<Self>, peer: Arc<Peer>, now: Instant) {
-        self.attempts.begin(&peer);
+    fn post(mut self: Box<Self>, placed: Placed) {
+        self.attempts.begin(&placed.peer);
         let clients = match self.channel.shared.app.clients() {
             Ok(clients) => clients,
             Err(error) => return finish(self.done, Err(error)),
         };
-        let shared = peer.shared(clients, &self.channel.shared.client);
+        let shared = placed.peer.shared(clients, &self.channel.shared.client);
         if let Err(failure) = encode::check_peer(self.attempts.size, shared.link.max_body()) {
             return finish(self.done, Err(self.attempts.error(failure)));
         }
@@ -100,7 +100,7 @@ impl AsyncCall {
                 tag
             }
         };
-        self.target = Some((Placed::new(peer, now), shared.clone()));
+        self.target = Some((placed, shared.clone()));
         let deadline = self.attempts.deadline;
         let empty_ok = self.attempts.method.empty_response;
         let token = self.options.given().cancel.clone();
@@ -126,7 +126,7 @@ impl AsyncCall {
         };
         let (peer, link) = (&placed.peer, &shared.link);
         // The connection tells this, too, but only when all its calls have ended.
-        if link.drains() {
+        if link.drains() && failure.ran == Ran::No {
             peer.health.drains(now, random());
         }
         let stale = link.was_open() && !link.takes_calls();
@@ -145,16 +145,16 @@ impl AsyncCall {
             let status = Status::cancelled("cancelled by the caller");
             return Err((self, Failure { ran: Ran::No, status }));
         }
-        let peer = match self.channel.pick(&self.attempts, now) {
-            Ok(peer) => peer,
+        let placed = match self.channel.pick(&self.attempts, now) {
+            Ok(placed) => placed,
             Err(failure) => return Err((self, failure)),
         };
-        self.wire = peer.wire;
+        self.wire = placed.peer.wire;
         self.guard = None;
         let old = std::mem::take(&mut self.frame);
         let message = self.message.clone();
         self.encode(&Payload::Bytes(&old[message]), now);
-        self.post(peer, now);
+        self.post(placed);
         Ok(())
     }
 }

@@ -61,7 +61,7 @@ pub(super) fn call(
 
 fn finish(
     peer: &Peer,
-    mut connection: Blocking,
+    mut connection: Box<Blocking>,
     call: &Call<'_>,
     result: Result<ReplyExtras, Failure>,
 ) -> Result<ReplyExtras, Failure> {
@@ -94,7 +94,7 @@ struct Ending<'a> {
 }
 
 impl Blocking {
-    fn connect(peer: &Peer, settings: &Arc<ClientSettings>, deadline: Instant) -> Result<Self, Failure> {
+    fn connect(peer: &Peer, settings: &Arc<ClientSettings>, deadline: Instant) -> Result<Box<Self>, Failure> {
         let began = Instant::now();
         let left = deadline.saturating_duration_since(began);
         let patience = settings.connect_timeout.min(left);
@@ -121,7 +121,7 @@ impl Blocking {
             })?;
         let mut conn = ClientConnection::new(peer.wire, settings.clone(), began).linked(peer.link());
         conn.connected();
-        Ok(Self { stream, conn, patience: Duration::ZERO, now: began })
+        Ok(Box::new(Self { stream, conn, patience: Duration::ZERO, now: began }))
     }
 
     fn call(
@@ -202,7 +202,6 @@ impl Blocking {
             if n > 0 {
                 self.now = Instant::now();
                 self.conn.receive(&buffer[..n], self.now, &mut |(), outcome| ending.end(outcome));
-                self.conn.tell(self.now);
             }
             Ok(n)
         })

@@ -122,8 +122,8 @@ impl MprpcChannel {
         Self { balance, ..self.clone() }
     }
 
-    /// The peer for the next attempt of a call.
-    fn pick(&self, call: &Attempts, now: Instant) -> Result<Arc<Peer>, Failure> {
+    /// Places the next attempt of a call.
+    fn pick(&self, call: &Attempts, now: Instant) -> Result<Placed, Failure> {
         let service = self.service(call);
         // A reactor cannot wait for a first look-up; it takes what is known.
         let deadline = if reactor::on_reactor_thread() { now } else { call.deadline };
@@ -208,7 +208,7 @@ impl RpcChannel for MprpcChannel {
             let picked = attempts.may_start(&call, client, now).and_then(|()| self.pick(&attempts, now));
             let placed = match picked {
                 Err(failure) => return Err(attempts.error(failure)),
-                Ok(peer) => Placed::new(peer, now),
+                Ok(placed) => placed,
             };
             attempts.begin(&placed.peer);
             let (result, now) = blocking::call(&placed.peer, client, &call, (&attempts, now), response);

@@ -28,7 +28,8 @@ pub(super) struct Peer {
     pub(super) wire: Wire,
     pub(super) health: Arc<Health>,
     /// Blocking callers' connections that wait for their next call.
-    idle: Mutex<Vec<Blocking>>,
+    #[expect(clippy::vec_box, reason = "each call moves one out and in again")]
+    idle: Mutex<Vec<Box<Blocking>>>,
     max_idle: usize,
     /// The connection of asynchronous callers.
     shared: Mutex<Option<Arc<Shared>>>,
@@ -64,11 +65,11 @@ impl Peer {
     }
 
     /// The connection used last, which is the likeliest to be alive.
-    pub(super) fn take_idle(&self) -> Option<Blocking> {
+    pub(super) fn take_idle(&self) -> Option<Box<Blocking>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop()
     }
 
-    pub(super) fn give_back(&self, connection: Blocking) {
+    pub(super) fn give_back(&self, connection: Box<Blocking>) {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         if idle.len() < self.max_idle {
             idle.push(connection);
@@ -126,17 +127,24 @@ impl Peer {
 pub(super) struct Placed {
     pub(super) peer: Arc<Peer>,
     since: Instant,
+    /// There are others to compare it with.
+    measured: bool,
     ended: bool,
 }
 
 impl Placed {
-    pub(super) fn new(peer: Arc<Peer>, now: Instant) -> Self {
+    pub(super) fn new(peer: Arc<Peer>, now: Instant, measured: bool) -> Self {
         peer.health.begin();
-        Self { peer, since: now, ended: false }
+        Self { peer, since: now, measured, ended: false }
     }
 
     pub(super) fn answered(mut self, now: Instant) {
-        self.end(Verdict::Answered, now.saturating_duration_since(self.since), now);
+        if self.measured {
+            self.end(Verdict::Answered, now.saturating_duration_since(self.since), now);
+        } else {
+            self.ended = true;
+            self.peer.health.answered(now);
+        }
     }
 
     /// The call failed. Unless that is its own fault, it counts as if it had taken all the time that

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Attempts,
-    peer::{Peer, random},
+    peer::{Peer, Placed, random},
 };
 use crate::{
     balance::{self, Draw, Endpoints, Fit, Policy, Standing, mix},
@@ -68,7 +68,7 @@ impl ServiceState {
         Self { name, known: RwLock::default(), seed: random(), turn: AtomicU64::new(0) }
     }
 
-    /// The peer for the next attempt of a call. One that is known to be bad, or failed this very
+    /// Places the next attempt of a call at a peer. One that is known to be bad, or failed this very
     /// call, is taken only if there is no other.
     pub(super) fn pick(
         &self,
@@ -77,7 +77,7 @@ impl ServiceState {
         call: &Attempts,
         now: Instant,
         peers: &impl Peers,
-    ) -> Result<Arc<Peer>, Failure> {
+    ) -> Result<Placed, Failure> {
         let mut known = self.read();
         if !known.is_fresh(snapshot, now) {
             drop(known);
@@ -106,7 +106,8 @@ impl ServiceState {
                 peers.check(peer, now);
             }
         }
-        Ok(known.members[choice.index].peer.clone())
+        let peer = known.members[choice.index].peer.clone();
+        Ok(Placed::new(peer, now, known.members.len() > 1))
     }
 
     /// Ejects a peer whose calls fail, if not too many are ejected already.
@@ -177,10 +178,10 @@ impl Known {
 }
 
 impl Member {
-    /// Whether it was called, and nothing says that it does not answer.
+    /// Whether it was reached, and nothing says that it does not answer.
     fn answers(&self, now: Instant) -> bool {
         let health = &self.peer.health;
-        health.was_called() && matches!(health.standing(now), Standing::Up | Standing::Returning)
+        health.was_reached() && matches!(health.standing(now), Standing::Up | Standing::Returning)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use super::{ClientConnection, Phase};
+use super::ClientConnection;
 
 /// Gets to know what a connection finds out about its peer. Called where the connection is driven, so it
 /// must not block.
@@ -37,9 +37,10 @@ pub struct Link {
     observer: Option<Arc<dyn Observer>>,
 }
 
-/// What the observer was told.
+/// What the link and its observer were told.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Told {
+    refuses: bool,
     opened: bool,
     failed: bool,
     drains: bool,
@@ -83,6 +84,26 @@ impl Link {
         let _ = self.failure.set(why);
         self.refuses.store(true, Ordering::Release);
     }
+
+    fn tell(&self, was: Told, is: Told, ended: bool, now: Instant) {
+        self.refuses.store(is.refuses, Ordering::Release);
+        self.opened.store(is.opened, Ordering::Release);
+        let Some(observer) = &self.observer else { return };
+        if is.opened && !was.opened {
+            observer.opened(now);
+        }
+        if is.failed && !was.failed {
+            observer.connect_failed(now);
+        }
+        if is.drains && !was.drains {
+            observer.drains(now);
+        }
+        match (was.silent, is.silent) {
+            (false, true) => observer.fell_silent(now),
+            (true, false) if !ended => observer.heard(now),
+            _ => {}
+        }
+    }
 }
 
 impl<C> ClientConnection<C> {
@@ -108,36 +129,22 @@ impl<C> ClientConnection<C> {
         }
     }
 
-    /// Brings the link up to date, and the observer what is new.
+    /// Brings the link up to date, and tells the observer what is new. Costs little if nothing is.
+    #[inline]
     pub fn tell(&mut self, now: Instant) {
-        let Some(link) = &self.link else { return };
-        link.refuses.store(!self.takes_calls(), Ordering::Release);
-        link.opened.store(self.opened, Ordering::Release);
-        let ended = matches!(self.phase, Phase::Linger(_) | Phase::Reset | Phase::Closed);
+        let ended = !self.is_open();
         let told = Told {
+            refuses: !self.takes_calls(),
             opened: self.opened,
             failed: ended && !self.opened && !self.left_early,
             drains: self.drains,
-            silent: self.silent,
+            silent: self.silent && !ended,
         };
-        if told == self.told {
-            return;
-        }
-        let was = std::mem::replace(&mut self.told, told);
-        let Some(observer) = &link.observer else { return };
-        if told.opened && !was.opened {
-            observer.opened(now);
-        }
-        if told.failed && !was.failed {
-            observer.connect_failed(now);
-        }
-        if told.drains && !was.drains {
-            observer.drains(now);
-        }
-        match (was.silent, told.silent) {
-            (false, true) => observer.fell_silent(now),
-            (true, false) if !ended => observer.heard(now),
-            _ => {}
+        if told != self.told {
+            let was = std::mem::replace(&mut self.told, told);
+            if let Some(link) = &self.link {
+                link.tell(was, told, ended, now);
+            }
         }
     }
 }
