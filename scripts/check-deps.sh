@@ -37,7 +37,7 @@ def check(rules, packages):
         if not p["license"]: found.append(f"{name} {version}: licence: none is stated")
         elif not permits(p["license"], allowed): found.append(f"{name} {version}: licence: {p['license']} is not allowed")
         for ban in bans["deny"]:
-            crate, _, wanted = ban["crate"].partition("@")
+            crate, _, wanted = ban["crate"].partition(":")
             if crate == name and within(version, wanted): found.append(f"{name} {version}: banned: {ban['reason']}")
     for name, versions in sorted(names.items()):
         rest = [v for v in versions if f"{name}@{v}" not in skipped]

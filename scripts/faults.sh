@@ -25,6 +25,8 @@ finish() {
     done
     # What a row that was cut short left of its own hosts.
     [ -z "$ran" ] || ip netns list 2>/dev/null | grep -oE "^mprpc-$ran-[0-9]+" | xargs -rn 1 ip netns del
+    # The row about a full disk mounts one.
+    while read -r line; do umount -l "$line"; done < <(cut -d' ' -f2 /proc/mounts | grep -F "$FAULTS_ZK/")
     rm -rf "$FAULTS_ZK"
 }
 trap finish EXIT
@@ -36,8 +38,11 @@ if [ "${1:-}" = calls ] && ! command -v ip >/dev/null; then # for a network that
     [ "$(id -u)" = 0 ] || as=(sudo -n)
     "${as[@]}" apt-get -qq update && "${as[@]}" apt-get -qq install -y --no-install-recommends iproute2 || exit 1
 fi
-TMPDIR= cargo build --locked --quiet --package mprpc-faults --bin faults || exit 1
-"$target/debug/faults" "$@" </dev/null &
+# The full form measures what users run; the quick one takes what the tests have built already.
+profile=release
+[[ " $* " != *" --quick "* ]] || profile=dev
+TMPDIR= cargo build --locked --quiet --profile "$profile" --package mprpc-faults --bin faults || exit 1
+"$target/${profile/dev/debug}/faults" "$@" </dev/null &
 child=$! ran=$!
 wait "$child"
 status=$?

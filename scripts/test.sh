@@ -69,6 +69,8 @@ step_faults-calls() { scripts/faults.sh calls --quick; }
 
 step_faults-registry() { scripts/faults.sh registry --quick; }
 
+step_faults-server() { scripts/faults.sh server --quick; }
+
 free_port() {
     python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
 }
@@ -134,7 +136,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-calls faults-registry"
+known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-calls faults-registry faults-server"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -154,6 +156,7 @@ step demo 300
 step demo-zookeeper 300
 step faults-calls 300
 step faults-registry 240
+step faults-server 240
 
 [ ${#left_out[@]} = 0 ] || echo "left out, as asked: ${left_out[*]}"
 if [ ${#failed[@]} -gt 0 ]; then

@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         "caller" => role::run(role::caller),
         "crowd" => role::run(registry::crowd),
         "looker" => role::run(registry::looker),
+        "serve" => role::run(server::serve),
         _ => usage(),
     }
 }

@@ -40,6 +40,13 @@ impl Outcome {
         self.figures.push(format!("{figure}{}", if good { "" } else { " [!]" }));
     }
 
+    /// Adds a figure only if it is not what is wanted.
+    pub(crate) fn failed_if(&mut self, bad: bool, figure: impl Display) {
+        if bad {
+            self.check(false, figure);
+        }
+    }
+
     /// Adds a time that something took, and the most that it may take; `None` is never.
     pub(crate) fn within(&mut self, what: &str, took: Option<Duration>, most: Duration) {
         match took {

@@ -9,6 +9,7 @@ use self::nodes::{
 use mprpc_runtime::registry::{Publication, ServiceName};
 
 // The runtime's own file: its functions are nobody else's business, so they are not public.
+#[allow(dead_code, reason = "what a target cannot reach is no concern of its crate")]
 #[path = "../../../../mprpc-runtime/src/registry/zookeeper/nodes.rs"]
 mod nodes;
 

@@ -1,0 +1,212 @@
+//! What a hostile client does on the legacy wire, or on none. A call that fails is answered by a reset:
+//! an end without a byte would read as a message of defaults.
+
+use std::{net::Shutdown, time::Duration};
+
+use mprpc_runtime::wire::Dialect;
+
+use super::{
+    hostile::{Behaviour, SECRET, gone},
+    peer::{End, LIMIT, Peer, SHORT, deep, legacy, legacy_as, text},
+};
+
+pub(crate) const BEHAVIOURS: &[Behaviour] = &[
+    Behaviour { name: "a header of 4 GiB", run: |addr| refused(Peer::connect(addr), &[0xFF; 8]) },
+    Behaviour {
+        name: "a header of 4 GiB, big endian",
+        run: |addr| refused(Peer::connect(addr), &[0x7F, 0xFF, 0xFF, 0xFF, 0x0A, 0, 0, 0]),
+    },
+    Behaviour {
+        name: "a header of 0 bytes",
+        run: |addr| refused(Peer::connect(addr), &[0, 0, 0, 0, 0x0A, 1, b'x']),
+    },
+    Behaviour {
+        name: "a header of 64 KiB is announced, little of it sent",
+        run: |addr| waits(Peer::connect(addr), &[0xFF, 0xFF, 0, 0, 0x0A, 4, b'E', b'c']),
+    },
+    Behaviour {
+        name: "a header that is no RpcHeader",
+        run: |addr| refused(Peer::connect(addr), &[12, 0, 0, 0, 0x0A, 99, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    },
+    Behaviour {
+        name: "arguments of 4 GiB",
+        run: |addr| {
+            let mut bytes = legacy(SHORT, "Echo", &[0; 200]);
+            let at = bytes.len() - 202; // the last varint of the header: two bytes
+            bytes.splice(at..at + 2, [0xFF, 0xFF, 0xFF, 0xFF, 0x0F]);
+            bytes[0] += 3;
+            refused(Peer::connect(addr), &bytes)
+        },
+    },
+    Behaviour {
+        name: "fewer arguments than announced, then FIN",
+        run: |addr| {
+            let mut peer = Peer::connect(addr);
+            let bytes = legacy(SHORT, "Echo", &text(SECRET.as_bytes()));
+            peer.send(&bytes[..bytes.len() - 4]);
+            peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+            no_answer(peer)
+        },
+    },
+    Behaviour {
+        name: "fewer arguments than announced, then nothing",
+        run: |addr| {
+            let bytes = legacy(SHORT, "Echo", &text(SECRET.as_bytes()));
+            waits(Peer::connect(addr), &bytes[..bytes.len() - 4])
+        },
+    },
+    Behaviour {
+        name: "more bytes than announced",
+        run: |addr| {
+            let bytes = [legacy(SHORT, "Echo", &text(b"good")), vec![b'x'; 10_000]].concat();
+            answered(Peer::connect(addr), &bytes, &text(b"good"))
+        },
+    },
+    Behaviour {
+        name: "a service that nobody serves",
+        run: |addr| refused(Peer::connect(addr), &legacy("NobodyRpc", "Echo", &[])),
+    },
+    Behaviour {
+        name: "a method that nobody serves",
+        run: |addr| refused(Peer::connect(addr), &legacy(SHORT, "Ohce", &[])),
+    },
+    Behaviour {
+        name: "names that are paths or escapes",
+        run: |addr| {
+            for name in ["../../etc/passwd", "\u{1b}[2J\n12:00:00 INFO forged", "\u{202e}"] {
+                refused(Peer::connect(addr), &legacy(name, "Echo", &[]))?;
+                refused(Peer::connect(addr), &legacy(SHORT, name, &[]))?;
+            }
+            Ok(())
+        },
+    },
+    Behaviour {
+        name: "a name that is not UTF-8",
+        run: |addr| refused(Peer::connect(addr), b"\x08\0\0\0\x0a\x02\xff\xfe\x12\x02ab"),
+    },
+    Behaviour { name: "no name at all", run: |addr| refused(Peer::connect(addr), b"\x05\0\0\0\x12\x03abc") },
+    Behaviour {
+        name: "arguments nested 100,000 deep",
+        run: |addr| refused(Peer::connect(addr), &legacy(SHORT, "Echo", &deep(100_000))),
+    },
+    Behaviour {
+        name: "a header nested 10,000 deep",
+        run: |addr| {
+            let nest = [&b"\x0a\x01x"[..], &deep(10_000)].concat();
+            let bytes = [&(nest.len() as u32).to_le_bytes(), &nest[..]].concat();
+            refused(Peer::connect(addr), &bytes)
+        },
+    },
+    Behaviour {
+        name: "arguments that are no message",
+        run: |addr| refused(Peer::connect(addr), &legacy(SHORT, "Echo", b"\x0a\xff\xff\xff\xff\xff")),
+    },
+    Behaviour {
+        name: "a varint length without an end",
+        run: |addr| refused(Peer::connect(addr), &[0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80]),
+    },
+    Behaviour {
+        name: "one byte at a time, in every dialect",
+        run: |addr| {
+            for dialect in [Dialect::LittleEndian, Dialect::BigEndian, Dialect::Varint] {
+                let mut peer = Peer::connect(addr);
+                let reply = text(b"slow");
+                for byte in legacy_as(dialect, SHORT, "Echo", &reply) {
+                    peer.send(&[byte]);
+                }
+                // A varint peer expects its connection to stay.
+                match peer.rest(Duration::from_millis(if dialect == Dialect::Varint { 300 } else { 5000 })) {
+                    (bytes, _) if bytes == reply => {}
+                    other => return Err(format!("{dialect:?}: a reply expected, not {other:?}")),
+                }
+            }
+            Ok(())
+        },
+    },
+    Behaviour {
+        name: "FIN right behind the request",
+        run: |addr| {
+            let mut peer = Peer::connect(addr);
+            peer.send(&legacy(SHORT, "Echo", &text(b"fin")));
+            peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+            answered(peer, &[], &text(b"fin"))
+        },
+    },
+    Behaviour {
+        name: "a hundred requests at once",
+        run: |addr| {
+            let bytes = legacy(SHORT, "Echo", &text(b"first")).repeat(100);
+            answered(Peer::connect(addr), &bytes, &text(b"first"))
+        },
+    },
+    Behaviour {
+        name: "a reset in the middle of a request",
+        run: |addr| {
+            let mut peer = Peer::connect(addr);
+            peer.send(&legacy(SHORT, "Echo", &text(&[b'x'; 3000]))[..1500]);
+            peer.reset();
+            Ok(())
+        },
+    },
+    Behaviour {
+        name: "HTTP/1",
+        run: |addr| {
+            let mut peer = Peer::connect(addr);
+            peer.send(b"GET /../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n");
+            match peer.rest(LIMIT) {
+                (bytes, End::Fin) if bytes.starts_with(b"HTTP/1.1 404") => Ok(()),
+                other => Err(format!("404 expected, not {other:?}")),
+            }
+        },
+    },
+    Behaviour {
+        name: "TLS, HTTP/2, PROXY, SSH, Krpc",
+        run: |addr| {
+            let beginnings: [&[u8]; 5] = [
+                b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+                b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+                b"PROXY TCP4 1.2.3.4 1.2.3.4 1 2\r\n",
+                b"SSH-2.0-OpenSSH_9.2\r\n",
+                b"\0\0\0\x40\0\0\0\x18\x0a\x08",
+            ];
+            beginnings.into_iter().try_for_each(|bytes| refused(Peer::connect(addr), bytes))
+        },
+    },
+];
+
+/// The connection is reset, without a byte of answer.
+fn refused(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
+    peer.send(bytes);
+    match peer.rest(LIMIT) {
+        (bytes, End::Reset) if bytes.is_empty() => Ok(()),
+        other => Err(format!("a reset expected, not {other:?}")),
+    }
+}
+
+/// The same, or an end without a byte where the peer itself has cut its request.
+fn no_answer(mut peer: Peer) -> Result<(), String> {
+    match peer.rest(LIMIT) {
+        (bytes, End::Reset | End::Fin) if bytes.is_empty() => Ok(()),
+        other => Err(format!("no answer expected, not {other:?}")),
+    }
+}
+
+/// Nothing happens while the rest may come; nothing remains when the peer has gone.
+fn waits(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
+    peer.send(bytes);
+    match peer.rest(Duration::from_millis(100)) {
+        (bytes, End::Silence) if bytes.is_empty() => {}
+        other => return Err(format!("silence expected, not {other:?}")),
+    }
+    peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
+    gone(&mut peer, LIMIT)
+}
+
+/// The reply comes, whole, and then FIN.
+fn answered(mut peer: Peer, bytes: &[u8], reply: &[u8]) -> Result<(), String> {
+    peer.send(bytes);
+    match peer.rest(LIMIT) {
+        (bytes, End::Fin) if bytes == reply => Ok(()),
+        other => Err(format!("a reply expected, not {other:?}")),
+    }
+}
