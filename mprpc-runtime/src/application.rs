@@ -163,11 +163,7 @@ impl MprpcApplication {
             chroot: zookeeper.chroot.clone(),
             auth: zookeeper.auth.clone(),
             session_timeout: settings.zookeepertimeout,
-            mirror: match settings.legacy_mirror {
-                LegacyMirror::Off => MirrorPolicy::Off,
-                LegacyMirror::Yield => MirrorPolicy::Yield,
-                LegacyMirror::Hold => MirrorPolicy::Hold,
-            },
+            mirror: mirror(settings),
             require: settings.require_registry,
             cache: settings.registry_cache.clone(),
             app: program(),
@@ -242,6 +238,15 @@ fn direct_endpoints(settings: &Settings) -> Vec<Endpoint> {
     let own = [settings.server_addr()];
     let addrs = if settings.peers.is_empty() { &own } else { &settings.peers[..] };
     addrs.iter().filter(|addr| addr.port() != 0).map(|addr| Endpoint::new(*addr, wire)).collect()
+}
+
+/// What the registry calls `legacy_mirror`.
+pub(crate) fn mirror(settings: &Settings) -> MirrorPolicy {
+    match settings.legacy_mirror {
+        LegacyMirror::Off => MirrorPolicy::Off,
+        LegacyMirror::Yield => MirrorPolicy::Yield,
+        LegacyMirror::Hold => MirrorPolicy::Hold,
+    }
 }
 
 /// One reactor moves several hundred thousand calls a second; more would only split the batches.

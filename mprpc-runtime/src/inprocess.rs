@@ -69,6 +69,7 @@ impl RpcChannel for InProcessChannel {
             deadline: Some(deadline),
             received: began,
             peer: None,
+            client: 0,
             cancel: &mut cancel,
             ticket,
         };

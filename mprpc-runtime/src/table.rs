@@ -3,7 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    descriptor::MethodDescriptor, error::Error, registry::ServiceName, service::Service, wire::Wire,
+    connection::Quota, descriptor::MethodDescriptor, error::Error, registry::ServiceName, service::Service,
+    wire::Wire,
 };
 
 /// The services of a provider, and for each name on a wire the method it means.
@@ -15,6 +16,8 @@ pub struct ServiceTable {
     /// The same under short names, without those that two services share.
     legacy: Vec<Route>,
     ambiguous: BTreeSet<&'static str>,
+    methods: Vec<&'static MethodDescriptor>,
+    caps: Vec<Cap>,
 }
 
 /// Where a name leads.
@@ -29,6 +32,19 @@ pub struct Route {
     pub index: usize,
     /// Whether it runs on the reactor's thread.
     pub inline: bool,
+    /// Its number among all methods of the table.
+    pub number: usize,
+    /// The limits that its calls count towards.
+    pub caps: Vec<Cap>,
+}
+
+/// How many calls of a service or method may be open at once.
+#[derive(Clone)]
+pub struct Cap {
+    /// `package.Service` or `package.Service/Method`.
+    pub name: Arc<str>,
+    /// The calls.
+    pub quota: Arc<Quota>,
 }
 
 impl ServiceTable {
@@ -53,8 +69,12 @@ impl ServiceTable {
         }
         for (index, method) in new.methods.iter().enumerate() {
             let inline = method.inline || all_inline;
-            let route =
-                |service_name| Route { service_name, method, service: service.clone(), index, inline };
+            let number = self.methods.len();
+            self.methods.push(method);
+            let route = |service_name| {
+                let (service, caps) = (service.clone(), Vec::new());
+                Route { service_name, method, service, index, inline, number, caps }
+            };
             self.mux.push(route(new.full_name));
             self.legacy.push(route(new.name));
         }
@@ -63,6 +83,35 @@ impl ServiceTable {
         self.mux.sort_by_key(Route::key);
         self.legacy.sort_by_key(Route::key);
         Ok(namesake.map(|known| known.full_name))
+    }
+
+    /// Limits how many calls of a service, `package.Service`, or of one method,
+    /// `package.Service/Method`, may be open at once. Returns whether there is such a name.
+    pub fn cap(&mut self, name: &str, limit: usize) -> bool {
+        if let Some(known) = self.caps.iter().find(|cap| &*cap.name == name) {
+            known.quota.set_limit(limit);
+            return true;
+        }
+        let cap = Cap { name: name.into(), quota: Quota::new(limit) };
+        let mut found = false;
+        for route in self.mux.iter_mut().chain(&mut self.legacy) {
+            if route.method.service == name || route.method.path() == name {
+                route.caps.push(cap.clone());
+                found = true;
+            }
+        }
+        self.caps.extend(found.then_some(cap));
+        found
+    }
+
+    /// The limits that were set.
+    pub fn caps(&self) -> &[Cap] {
+        &self.caps
+    }
+
+    /// `package.Service/Method` of each method, by its number.
+    pub fn paths(&self) -> Vec<String> {
+        self.methods.iter().map(|method| method.path()).collect()
     }
 
     /// The method that a name on `wire` means.

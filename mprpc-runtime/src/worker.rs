@@ -1,5 +1,10 @@
 //! The worker pool: threads for handlers that may block, behind one bounded queue.
 //!
+//! Jobs wait in lanes, one for each client (stochastic fair queueing, RFC 8290 section 4.1 has the idea
+//! for packets): the lanes have their turns one after the other, and when the queue is full it is the
+//! longest lane that loses its newest job. So a client with a thousand calls delays one with a single call by
+//! one job, and cannot take its place.
+//!
 //! Waking a thread costs more than a short handler. So while handlers are short no more workers are
 //! woken than there are cores, and another one only when a job has waited too long: the handlers
 //! that run may be blocked. Once handlers are known to be long, every job wakes a worker.
@@ -10,13 +15,13 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Condvar, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
 };
 
-/// Threads that run jobs of one kind, in the order in which they came.
+/// Threads that run jobs of one kind; those of one client in the order in which they came.
 pub struct Pool<J> {
     shared: Arc<Shared<J>>,
 }
@@ -27,22 +32,37 @@ struct Shared<J> {
     work: Condvar,
     /// A worker ended.
     ended: Condvar,
-    limit: usize,
+    limit: AtomicUsize,
     cores: usize,
+    /// Jobs that wait, for those who have not locked the queue.
+    waiting: AtomicUsize,
     /// The moving average of how long a job runs, in microseconds.
     usual: AtomicU64,
 }
 
 struct Queue<J> {
-    /// With the time at which each came.
-    jobs: VecDeque<(Instant, J)>,
+    /// Jobs with the time at which each came. Lanes without jobs hold little memory.
+    lanes: Vec<VecDeque<(Instant, J)>>,
+    /// The lanes with jobs, that whose turn it is first.
+    turns: VecDeque<usize>,
+    len: usize,
     idle: usize,
     workers: usize,
     stopping: bool,
 }
 
+/// What became of jobs that were handed over.
+pub struct Submitted<J> {
+    /// Jobs that had to give way, of those handed over or of those that waited.
+    pub refused: Vec<J>,
+    /// When the pool wants to be called again, with or without jobs: one that waits by then gets a
+    /// worker of its own.
+    pub again: Option<Instant>,
+}
+
 impl<J: Send + 'static> Pool<J> {
-    /// Starts threads called `NAME-0` and so on. At most `limit` jobs wait.
+    /// Starts threads called `NAME-0` and so on. At most `limit` jobs wait. `run` gets a job and the
+    /// time at which it begins.
     ///
     /// # Errors
     /// The system gives no more threads.
@@ -50,12 +70,15 @@ impl<J: Send + 'static> Pool<J> {
         name: &str,
         threads: usize,
         limit: usize,
-        run: impl Fn(J) + Send + Sync + 'static,
+        run: impl Fn(J, Instant) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let queue = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0, workers: 0, stopping: false });
+        let lanes = (0..LANES).map(|_| VecDeque::new()).collect();
+        let turns = VecDeque::with_capacity(LANES);
+        let queue = Mutex::new(Queue { lanes, turns, len: 0, idle: 0, workers: 0, stopping: false });
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (work, ended, usual) = (Condvar::new(), Condvar::new(), AtomicU64::new(0));
-        let pool = Self { shared: Arc::new(Shared { queue, work, ended, limit, cores, usual }) };
+        let (limit, waiting) = (AtomicUsize::new(limit), AtomicUsize::new(0));
+        let pool = Self { shared: Arc::new(Shared { queue, work, ended, limit, cores, waiting, usual }) };
         let run = Arc::new(run);
         for n in 0..threads {
             let (shared, run) = (pool.shared.clone(), run.clone());
@@ -66,29 +89,42 @@ impl<J: Send + 'static> Pool<J> {
         Ok(pool)
     }
 
-    /// Hands over as many of `jobs` as the queue takes, in one go with one wake-up. What stays in
-    /// `jobs` was refused. While jobs wait and workers sleep, it gives the time at which it wants
-    /// to be called again, with or without jobs: one that waits by then gets a worker of its own.
-    pub fn submit(&self, jobs: &mut Vec<J>, now: Instant) -> Option<Instant> {
+    /// Hands over `jobs`, each with its client, in one go with one wake-up.
+    pub fn submit(&self, jobs: &mut Vec<(u64, J)>, now: Instant) -> Submitted<J> {
+        let mut refused = Vec::new();
         let mut queue = self.shared.lock();
         if queue.stopping {
-            return None;
+            return Submitted { refused, again: None };
         }
-        let room = self.shared.limit.saturating_sub(queue.jobs.len()).min(jobs.len());
-        queue.jobs.extend(jobs.drain(..room).map(|job| (now, job)));
-        let late = queue.jobs.front().is_some_and(|(since, _)| now >= *since + PATIENCE);
+        let limit = self.shared.limit.load(Ordering::Relaxed);
+        for (client, job) in jobs.drain(..) {
+            refused.extend(queue.push(client as usize % LANES, (now, job), limit));
+        }
+        let late = queue.oldest().is_some_and(|since| now >= since + PATIENCE);
         let wake = self.shared.wants_another(&queue) || (late && queue.idle > 0);
-        let again = (!queue.jobs.is_empty() && queue.idle > 0).then(|| now + PATIENCE);
+        let again = (queue.len > 0 && queue.idle > 0).then(|| now + PATIENCE);
+        self.shared.waiting.store(queue.len, Ordering::Relaxed);
         drop(queue);
         if wake {
             self.shared.work.notify_one();
         }
-        again
+        Submitted { refused, again }
     }
 
-    /// Jobs that wait.
+    /// Jobs that wait, or a moment ago did.
     pub fn queued(&self) -> usize {
-        self.shared.lock().jobs.len()
+        self.shared.waiting.load(Ordering::Relaxed)
+    }
+
+    /// Jobs that wait or run.
+    pub fn busy(&self) -> usize {
+        let queue = self.shared.lock();
+        queue.len + queue.workers - queue.idle
+    }
+
+    /// Changes how many jobs may wait. Those beyond stay.
+    pub fn set_limit(&self, limit: usize) {
+        self.shared.limit.store(limit, Ordering::Relaxed);
     }
 
     /// Lets the workers finish what is queued and ends them. Returns whether they did by
@@ -104,11 +140,11 @@ impl<J: Send + 'static> Pool<J> {
 }
 
 impl<J> Shared<J> {
-    fn work_off(&self, run: &dyn Fn(J)) {
+    fn work_off(&self, run: &dyn Fn(J, Instant)) {
         while let Some(job) = self.next() {
             let began = Instant::now();
             // A job answers its call when it is dropped, also by unwinding.
-            if catch_unwind(AssertUnwindSafe(|| run(job))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| run(job, began))).is_err() {
                 log::error!("a handler panicked; its call was answered INTERNAL");
             }
             let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).min(1 << 40);
@@ -123,7 +159,8 @@ impl<J> Shared<J> {
     fn next(&self) -> Option<J> {
         let mut queue = self.lock();
         loop {
-            if let Some((_, job)) = queue.jobs.pop_front() {
+            if let Some(job) = queue.pop() {
+                self.waiting.store(queue.len, Ordering::Relaxed);
                 // This job may block: pass the wake-up on before running it.
                 let wake = self.wants_another(&queue);
                 drop(queue);
@@ -143,11 +180,52 @@ impl<J> Shared<J> {
 
     fn wants_another(&self, queue: &Queue<J>) -> bool {
         let long = self.usual.load(Ordering::Relaxed) >= LONG_US;
-        !queue.jobs.is_empty() && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
+        queue.len > 0 && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<J>> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<J> Queue<J> {
+    /// Takes a job in. Gives the job that has to go if there are too many.
+    fn push(&mut self, lane: usize, job: (Instant, J), limit: usize) -> Option<J> {
+        let mut refused = None;
+        if self.len >= limit {
+            let longest = (0..LANES).max_by_key(|&lane| self.lanes[lane].len()).unwrap_or(lane);
+            if self.lanes[longest].len() <= self.lanes[lane].len() + 1 {
+                return Some(job.1);
+            }
+            refused = self.lanes[longest].pop_back().map(|(_, job)| job);
+            self.len -= 1;
+        }
+        if self.lanes[lane].is_empty() {
+            self.turns.push_back(lane);
+        }
+        self.lanes[lane].push_back(job);
+        self.len += 1;
+        refused
+    }
+
+    /// Takes out the job whose turn it is.
+    fn pop(&mut self) -> Option<J> {
+        let turn = self.turns.pop_front()?;
+        let lane = &mut self.lanes[turn];
+        let (_, job) = lane.pop_front()?;
+        if !lane.is_empty() {
+            self.turns.push_back(turn);
+        } else if lane.capacity() > SPARE {
+            *lane = VecDeque::new();
+        }
+        self.len -= 1;
+        Some(job)
+    }
+
+    /// Since when the job waits whose turn it is.
+    fn oldest(&self) -> Option<Instant> {
+        let lane = &self.lanes[*self.turns.front()?];
+        lane.front().map(|(since, _)| *since)
     }
 }
 
@@ -158,6 +236,10 @@ impl<J> Drop for Pool<J> {
     }
 }
 
+/// Clients beyond this number share lanes.
+const LANES: usize = 256;
+/// Room for so many jobs stays with a lane.
+const SPARE: usize = 128;
 /// How long a job may wait for one of the workers that are awake.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// A job that runs as long as this, in microseconds, is worth a wake-up.
@@ -172,18 +254,16 @@ mod tests {
     fn jobs_beyond_the_limit_come_back() {
         let (go, wait) = crossbeam_channel::bounded::<()>(0);
         let (done, results) = crossbeam_channel::unbounded();
-        let pool = Pool::start("test", 1, 2, move |n: u32| {
+        let pool = Pool::start("test", 1, 2, move |n: u32, _| {
             wait.recv_timeout(Duration::from_secs(10)).unwrap();
             done.send(n).unwrap();
         })
         .unwrap();
-        pool.submit(&mut vec![0], Instant::now());
+        pool.submit(&mut jobs(1, 0..1), Instant::now());
         while pool.queued() > 0 {
             thread::yield_now();
         }
-        let mut jobs = vec![1, 2, 3, 4];
-        pool.submit(&mut jobs, Instant::now());
-        assert_eq!(jobs, [3, 4]);
+        assert_eq!(pool.submit(&mut jobs(1, 1..5), Instant::now()).refused, [3, 4]);
         for n in 0..3 {
             go.send(()).unwrap();
             assert_eq!(results.recv_timeout(Duration::from_secs(10)), Ok(n));
@@ -192,14 +272,45 @@ mod tests {
     }
 
     #[test]
+    fn a_heavy_client_neither_delays_nor_displaces_a_light_one() {
+        let (go, wait) = crossbeam_channel::bounded::<()>(0);
+        let (done, results) = crossbeam_channel::unbounded();
+        let pool = Pool::start("test", 1, 10, move |n: u32, _| {
+            wait.recv_timeout(Duration::from_secs(10)).unwrap();
+            done.send(n).unwrap();
+        })
+        .unwrap();
+        pool.submit(&mut jobs(1, 0..1), Instant::now());
+        while pool.queued() > 0 {
+            thread::yield_now();
+        }
+        let heavy = pool.submit(&mut jobs(1, 1..21), Instant::now());
+        assert_eq!(heavy.refused, (11..21).collect::<Vec<_>>());
+        // The queue is full: the newest of the heavy client's jobs give way, then shares are equal.
+        assert_eq!(pool.submit(&mut jobs(2, 100..103), Instant::now()).refused, [10, 9, 8]);
+        assert_eq!(pool.submit(&mut jobs(2, 103..107), Instant::now()).refused, [7, 6, 105, 106]);
+        let order: Vec<u32> = (0..11)
+            .map(|_| {
+                go.send(()).unwrap();
+                results.recv_timeout(Duration::from_secs(10)).unwrap()
+            })
+            .collect();
+        assert_eq!(order, [0, 1, 100, 2, 101, 3, 102, 4, 103, 5, 104]);
+    }
+
+    fn jobs(client: u64, numbers: std::ops::Range<u32>) -> Vec<(u64, u32)> {
+        numbers.map(|n| (client, n)).collect()
+    }
+
+    #[test]
     fn a_panic_costs_one_job() {
         let (done, results) = crossbeam_channel::unbounded();
-        let pool = Pool::start("test", 1, 10, move |n: u32| {
+        let pool = Pool::start("test", 1, 10, move |n: u32, _| {
             assert_ne!(n, 1, "planted");
             done.send(n).unwrap();
         })
         .unwrap();
-        pool.submit(&mut vec![1, 2], Instant::now());
+        pool.submit(&mut jobs(1, 1..3), Instant::now());
         assert_eq!(results.recv_timeout(Duration::from_secs(10)), Ok(2));
     }
 }

@@ -94,6 +94,17 @@ impl EchoServiceRpc for Echo {
         self.kept.lock().expect("no holder panics").insert(n, reply);
     }
 
+    fn block(&self, _: &Controller, request: Nap) -> Result<Nothing, Status> {
+        thread::sleep(Duration::from_millis(request.ms.into()));
+        Ok(Nothing::new())
+    }
+
+    fn stick(&self, _: &Controller, _: Nothing) -> Result<Nothing, Status> {
+        self.ran.fetch_add(1, Ordering::SeqCst);
+        thread::sleep(Duration::from_secs(120));
+        Ok(Nothing::new())
+    }
+
     fn hasty(&self, _: &Controller, request: Nap) -> Result<Nothing, Status> {
         thread::sleep(Duration::from_millis(request.ms.into()));
         Ok(Nothing::new())

@@ -6,7 +6,14 @@
 mod settings;
 mod value;
 
-use std::{collections::BTreeMap, env, ffi::OsString, fmt, fs, io::Read, path::Path};
+use std::{
+    collections::BTreeMap,
+    env,
+    ffi::OsString,
+    fmt, fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
 
 use configparser::ini::{Ini, IniDefault};
 
@@ -31,6 +38,8 @@ pub struct MprpcConfig {
     values: BTreeMap<String, Given>,
     settings: Settings,
     warnings: Vec<String>,
+    /// Where it was read from.
+    file: Option<PathBuf>,
 }
 
 /// A value as somebody wrote it, and where: `test.conf:3`, or a variable of the environment.
@@ -75,12 +84,46 @@ impl MprpcConfig {
     pub fn from_file(path: impl AsRef<Path>) -> Result<Self, Error> {
         let name = value::visible(&path.as_ref().to_string_lossy());
         let mut bytes = Vec::new();
-        let read = fs::File::open(path).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes));
+        let read = fs::File::open(path.as_ref()).and_then(|f| f.take(MAX_FILE + 1).read_to_end(&mut bytes));
         match read {
             Err(e) => wrong(format!("{name}: {e}; -i FILE names the configuration file")),
             Ok(n) if n as u64 > MAX_FILE => wrong(format!("{name}: want less than 1 MiB")),
-            Ok(_) => Self::parse(&String::from_utf8_lossy(&bytes), &name)?.with_environment(),
+            Ok(_) => {
+                let mut config = Self::parse(&String::from_utf8_lossy(&bytes), &name)?;
+                config.file = Some(path.as_ref().into());
+                config.with_environment()
+            }
         }
+    }
+
+    /// The file it was read from.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+
+    /// Reads the same file again, and the environment; what the program set stays. Without a file the
+    /// result is equal to this configuration.
+    ///
+    /// # Errors
+    /// As [`from_file`](Self::from_file).
+    pub fn reread(&self) -> Result<Self, Error> {
+        let Some(file) = &self.file else { return Ok(self.clone()) };
+        let mut new = Self::from_file(file)?;
+        let own = self.values.iter().filter(|(_, given)| given.origin == PROGRAM);
+        new.values.extend(own.map(|(key, given)| (key.clone(), given.clone())));
+        new.rebuilt()
+    }
+
+    /// The keys of ours whose values differ in `new`, each with `key = value, was value`.
+    pub(crate) fn changes(&self, new: &Self) -> Vec<(&'static str, String)> {
+        let value =
+            |config: &Self, key: &Key| config.get(key.names[0]).map_or_else(key.default, str::to_owned);
+        let change = |key: &Key| {
+            let (name, before, after) = (key.names[0], value(self, key), value(new, key));
+            let text = if name == SECRET { String::new() } else { format!(" = {after}, was {before}") };
+            (before != after).then(|| (name, format!("{name}{text}")))
+        };
+        KEYS.iter().filter_map(change).collect()
     }
 
     /// Reads a text; `file_name` is what errors and warnings call it. The environment is left out.
@@ -129,7 +172,7 @@ impl MprpcConfig {
     /// # Errors
     /// [`Error::Config`] if the value does not suit the key.
     pub fn set(&mut self, key: &str, value: impl Into<String>) -> Result<(), Error> {
-        let (text, origin) = (value.into(), "set by the program".into());
+        let (text, origin) = (value.into(), PROGRAM.into());
         let mut changed = self.clone();
         changed.values.insert(canonical(key), Given { text, origin });
         *self = changed.rebuilt()?;
@@ -254,4 +297,5 @@ fn is_garbage(c: char) -> bool {
 }
 
 const MAX_FILE: u64 = 1 << 20;
+const PROGRAM: &str = "set by the program";
 const SECRET: &str = "zookeeperauth";

@@ -120,6 +120,8 @@ settings! {
     pub drain_timeout: Duration = "10s", "0s" to "1h";
     /// For one frame to arrive, and for output to be accepted.
     pub request_timeout: Duration = "10s", "10ms" to "1h";
+    /// A handler that runs longer on a worker is named in the log.
+    pub slow_handler: Duration = "1s", "10ms" to "24h";
     /// After so long without a byte a connection ends.
     pub idle_timeout: Duration = "300s", "10ms" to "24h";
     /// How often a client pings a connection that is idle.
@@ -135,10 +137,20 @@ settings! {
     pub max_connections: usize = 20000, "1" to "10000000";
     /// Calls open at once on one connection.
     pub max_calls: usize = 1024, "1" to "1000000";
+    /// Connections of one address, or of one IPv6 network of 64 bits; 0 is no limit.
+    pub max_address_connections: usize = 0, "0" to "10000000";
+    /// Calls open at once on all connections of a provider.
+    pub max_total_calls: usize = 100000, "1" to "100000000";
+    /// Calls that are open at once of a service or method: package.Service:100, package.Service/Method:10.
+    pub max_concurrency: Vec<(String, usize)> = "";
     /// Calls that wait for a worker.
     pub max_queue: usize = 1024, "1" to "1000000";
+    /// Bytes of requests that are not answered yet on one connection before it is no longer read.
+    pub max_input: usize = "32M", "1k" to "16G";
     /// Bytes that wait to be written on one connection before it is no longer read.
     pub max_output: usize = "1M", "1k" to "1G";
+    /// Bytes that all connections of a provider hold; beyond, large requests are refused.
+    pub max_memory: usize = "256M", "1M" to "1024G";
     /// Idle connections that blocking callers keep to one endpoint.
     pub max_idle: usize = 8, "0" to "10000";
 

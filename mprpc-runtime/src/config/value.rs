@@ -166,6 +166,16 @@ values! {
         each.map(|peer| dialable(peer.trim())).collect()
     };
 
+    /// Names with numbers.
+    Vec<(String, usize)>: "package.Service:100, package.Service/Method:10", text => {
+        let pair = |text: &str| {
+            let (name, number) = text.trim().rsplit_once(':')?;
+            let number = usize::read(number.trim()).filter(|number| *number > 0)?;
+            Some((name.trim().to_owned(), number))
+        };
+        text.split(',').filter(|_| !text.is_empty()).map(pair).collect()
+    };
+
     (String, String): "scheme:credentials, such as digest:user:password", text => {
         let (scheme, credentials) = text.split_once(':')?;
         (!scheme.is_empty() && !credentials.is_empty()).then(|| (scheme.into(), credentials.into()))

@@ -148,6 +148,8 @@ pub struct Incoming<'a> {
     pub received: Instant,
     /// Who asks.
     pub peer: Option<SocketAddr>,
+    /// Which connection it came on: calls of one are to wait in line behind each other, not others' behind them.
+    pub client: u64,
     /// Where to put a token that is to be raised when the caller no longer wants the answer.
     pub cancel: &'a mut Option<CancelToken>,
     /// The right to answer.

@@ -10,7 +10,10 @@
 use std::{
     any::Any,
     ops::Range,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -68,6 +71,12 @@ pub struct Mailbox {
     inner: Mutex<Inner>,
     wake: Box<dyn Fn() + Send + Sync>,
     max_posts: usize,
+    /// Calls that were begun, and those that were answered since. Both change on the reactor's way or
+    /// under the lock, which is there anyhow.
+    begun: AtomicU64,
+    ended: AtomicU64,
+    /// Calls that had no answer when the reactor stopped.
+    cut: AtomicU64,
 }
 
 /// Posts taken out by the reactor, with the buffer that their bytes lie in.
@@ -93,7 +102,8 @@ impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
     /// to start while fewer than `max_posts` posts wait.
     pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts }
+        let (begun, ended, cut) = Default::default();
+        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, cut }
     }
 
     /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has
@@ -126,6 +136,7 @@ impl Mailbox {
     /// that very call, else by a post.
     pub fn answer(&self, conn: ConnId, call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
+        self.ended.store(self.ended.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
         match inner.lent {
             Some((lender, above)) if lender == conn && call > above => {
                 write(&mut inner.answers);
@@ -137,6 +148,33 @@ impl Mailbox {
                 self.release(inner);
             }
         }
+    }
+
+    /// Counts calls that were begun and will be answered here.
+    pub fn begin(&self, calls: u64) {
+        self.begun.fetch_add(calls, Ordering::Relaxed);
+    }
+
+    /// Calls that were answered here so far.
+    pub fn ended(&self) -> u64 {
+        self.ended.load(Ordering::Relaxed)
+    }
+
+    /// Calls that were begun and not answered yet, wherever they wait or run.
+    pub fn open_calls(&self) -> u64 {
+        // In this order: a call that is answered in between must not count twice.
+        let ended = self.ended();
+        self.begun.load(Ordering::Relaxed).saturating_sub(ended)
+    }
+
+    /// Notes that the reactor stops while so many calls of its peers have no answer.
+    pub fn set_cut(&self, calls: u64) {
+        self.cut.store(calls, Ordering::Relaxed);
+    }
+
+    /// Calls of peers that had no answer when the reactor stopped.
+    pub fn cut(&self) -> u64 {
+        self.cut.load(Ordering::Relaxed)
     }
 
     /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.

@@ -22,6 +22,7 @@ pub mod cancel;
 pub mod client;
 pub mod mailbox;
 mod patience;
+pub mod quota;
 pub mod server;
 #[cfg(test)]
 #[allow(dead_code, reason = "tests of time, closing and the legacy wire follow")]
@@ -31,6 +32,7 @@ mod ticket;
 pub use call::{Body, Dispatch, Incoming, Metadata};
 pub use cancel::CancelToken;
 pub use mailbox::{Command, Mailbox};
+pub use quota::{Quota, Share};
 pub use ticket::{ReplyExtras, Ticket};
 
 /// Names a connection within its reactor. Never reused, so a late post cannot reach a stranger.
@@ -89,6 +91,11 @@ pub trait Connection: Send {
 
     /// The time of `next_timeout` has come.
     fn timeout(&mut self, now: Instant);
+
+    /// Calls of the peer that wait for an answer.
+    fn owed(&self) -> usize {
+        0
+    }
 
     /// Why the connection ends, if that is worth a line in the log.
     fn reason(&self) -> Option<&str> {

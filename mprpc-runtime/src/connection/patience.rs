@@ -65,6 +65,35 @@ impl Watch {
     }
 }
 
+/// Counts calls that are cancelled almost as soon as they are made. Such a caller costs much and
+/// gains nothing (CVE-2023-44487, "rapid reset"); one whose calls time out cancels them later.
+#[derive(Debug)]
+pub(super) struct Haste {
+    since: Instant,
+    /// Calls above this one are younger than `since`.
+    above: u64,
+    cancels: u32,
+}
+
+impl Haste {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, above: 0, cancels: 0 }
+    }
+
+    /// Notes that `call` is cancelled; `last` is the latest call. Whether that is one too many.
+    pub(super) fn is_too_much(&mut self, call: u64, last: u64, now: Instant) -> bool {
+        if now >= self.since + HASTE {
+            *self = Self { since: now, above: last, cancels: 0 };
+        }
+        self.cancels += u32::from(call > self.above);
+        self.cancels > MAX_HASTY
+    }
+}
+
+/// A cancel within this time of its call is hasty; how many of them may come in that time.
+const HASTE: Duration = Duration::from_millis(100);
+const MAX_HASTY: u32 = 500;
+
 /// The end of a connection: our FIN follows the output, and what comes is dropped until the peer's
 /// FIN comes or our patience ends. Closing with unread input would reset the connection and might
 /// destroy what we sent last.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use protobuf::MessageDyn;
 
 use super::{
-    Body, ConnId, Mailbox, Metadata,
+    Body, ConnId, Mailbox, Metadata, Share,
     call::{Failure, MAX_METADATA, Outcome, Received, append_message},
 };
 use crate::{
@@ -16,7 +16,11 @@ use crate::{
 
 /// The right, and the duty, to answer one call. Dropped unused, it answers with an error.
 #[derive(Debug)]
-pub struct Ticket(Option<Route>);
+pub struct Ticket {
+    route: Option<Route>,
+    /// What the call holds of quotas until it is answered; mostly nothing.
+    shares: Vec<Share>,
+}
 
 /// The way back to the caller.
 enum Route {
@@ -38,17 +42,26 @@ pub struct ReplyExtras {
 impl Ticket {
     /// A ticket that answers through a connection.
     pub fn new(mailbox: Arc<Mailbox>, conn: ConnId, call: u64, wire: Wire, max_body: u32) -> Self {
-        Self(Some(Route::Connection { mailbox, conn, call, wire, max_body }))
+        Self::of(Route::Connection { mailbox, conn, call, wire, max_body })
     }
 
     /// A ticket that hands the answer to `done`.
     pub fn local(done: impl FnOnce(Outcome<'_>) + Send + 'static) -> Self {
-        Self(Some(Route::Local(Box::new(done))))
+        Self::of(Route::Local(Box::new(done)))
+    }
+
+    fn of(route: Route) -> Self {
+        Self { route: Some(route), shares: Vec::new() }
+    }
+
+    /// Keeps a share of a quota until the call is answered.
+    pub fn hold(&mut self, share: Share) {
+        self.shares.push(share);
     }
 
     /// Which wire the answer will take; `None` for a caller in this process.
     pub fn wire(&self) -> Option<Wire> {
-        match &self.0 {
+        match &self.route {
             Some(Route::Connection { wire, .. }) => Some(*wire),
             _ => None,
         }
@@ -58,7 +71,7 @@ impl Ticket {
     pub fn answer(mut self, message: &dyn MessageDyn, extras: &ReplyExtras) -> u64 {
         let size = message.compute_size_dyn();
         let result = if message.is_initialized_dyn() { Ok(message) } else { Err(incomplete(message)) };
-        if let Some(route) = self.0.take() {
+        if let Some(route) = self.route.take() {
             route.send(result, size, extras);
         }
         size
@@ -66,7 +79,7 @@ impl Ticket {
 
     /// Answers with a failure.
     pub fn fail(mut self, status: Status) {
-        if let Some(route) = self.0.take() {
+        if let Some(route) = self.route.take() {
             route.send(Err(status), 0, &ReplyExtras::default());
         }
     }
@@ -74,7 +87,7 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        if let Some(route) = self.0.take() {
+        if let Some(route) = self.route.take() {
             route.send(
                 Err(Status::internal("the handler ended without an answer")),
                 0,

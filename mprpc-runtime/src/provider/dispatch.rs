@@ -1,12 +1,11 @@
 //! How a request that came in finds its handler: inline, or through the worker pool.
 
 use std::{
-    io,
     net::SocketAddr,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -14,30 +13,62 @@ use std::{
 use crate::{
     config::{LegacyClose, Settings},
     connection::{
-        ConnId, Connection, Dispatch, Incoming, Mailbox,
+        ConnId, Connection, Dispatch, Incoming, Mailbox, Quota,
         server::{ServerConnection, ServerSettings},
     },
-    reactor::Accept,
-    service::ServerCall,
+    error::Error,
+    reactor::{Accept, LogLimit},
+    service::{ServerCall, Service},
     status::Status,
     table::{Route, ServiceTable},
     wire::Wire,
-    worker,
+    worker::{self, Submitted},
 };
+
+use super::watch::Watch;
 
 /// Makes the connections of the provider.
 pub(super) struct Server {
-    settings: Arc<ServerSettings>,
+    /// For connections to come.
+    settings: Mutex<Arc<ServerSettings>>,
     pub(super) dispatcher: Arc<Dispatcher>,
 }
 
 impl Server {
-    /// A server of `table`, with its workers started.
-    pub(super) fn new(settings: &Settings, instance: u64, table: ServiceTable) -> io::Result<Self> {
+    /// A server of `table`, with its workers started; its connections will be on reactors with these mailboxes.
+    pub(super) fn new(
+        settings: &Settings,
+        instance: u64,
+        table: ServiceTable,
+        mailboxes: Vec<Arc<Mailbox>>,
+    ) -> Result<Self, Error> {
         let workers =
-            worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, Job::run)?;
-        let dispatcher = Dispatcher { table, gathered: Mutex::default(), workers, running: Arc::default() };
-        Ok(Self { settings: Arc::new(server_settings(settings, instance)), dispatcher: Arc::new(dispatcher) })
+            worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, Job::run)
+                .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
+        let dispatcher = Dispatcher {
+            watch: Arc::new(Watch::start(table.paths(), settings.slow_handler)?),
+            table,
+            gathered: Mutex::default(),
+            workers,
+            mailboxes,
+            max_total_calls: AtomicU64::new(settings.max_total_calls as u64),
+            full: AtomicBool::new(false),
+            memory: Quota::new(settings.max_memory),
+            log: Log::default(),
+        };
+        let own = Arc::new(server_settings(settings, instance, &dispatcher.memory));
+        Ok(Self { settings: Mutex::new(own), dispatcher: Arc::new(dispatcher) })
+    }
+
+    /// Takes over the settings that can change while calls run. Connections that are there keep theirs.
+    pub(super) fn change(&self, settings: &Settings, instance: u64) {
+        let dispatcher = &self.dispatcher;
+        dispatcher.workers.set_limit(settings.max_queue);
+        dispatcher.max_total_calls.store(settings.max_total_calls as u64, Ordering::Relaxed);
+        dispatcher.memory.set_limit(settings.max_memory);
+        dispatcher.watch.set_slow(settings.slow_handler);
+        let new = Arc::new(server_settings(settings, instance, &dispatcher.memory));
+        *self.settings.lock().unwrap_or_else(PoisonError::into_inner) = new;
     }
 }
 
@@ -49,7 +80,8 @@ impl Accept for Server {
         peer: SocketAddr,
         now: Instant,
     ) -> Box<dyn Connection> {
-        let (settings, dispatch) = (self.settings.clone(), self.dispatcher.clone());
+        let settings = self.settings.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let dispatch = self.dispatcher.clone();
         Box::new(ServerConnection::new(id, Some(peer), settings, dispatch, mailbox.clone(), now))
     }
 
@@ -61,37 +93,86 @@ impl Accept for Server {
 /// Brings calls to their handlers: inline, or gathered and handed to the workers once a turn.
 pub(super) struct Dispatcher {
     pub(super) table: ServiceTable,
-    gathered: Mutex<Vec<Job>>,
+    gathered: Mutex<Vec<(u64, Job)>>,
     workers: worker::Pool<Job>,
-    /// Calls that wait for a worker or run on one.
-    running: Arc<AtomicUsize>,
+    /// Those of the reactors, which know how many calls are open.
+    mailboxes: Vec<Arc<Mailbox>>,
+    max_total_calls: AtomicU64,
+    /// That many calls were open when a turn ended.
+    full: AtomicBool,
+    /// Bytes that connections and their calls hold.
+    memory: Arc<Quota>,
+    watch: Arc<Watch>,
+    log: Log,
+}
+
+/// Each kind of line may come once in a while.
+#[derive(Default)]
+struct Log {
+    queue: Mutex<LogLimit>,
+    calls: Mutex<LogLimit>,
+    memory: Mutex<LogLimit>,
+    caps: Mutex<LogLimit>,
 }
 
 /// A call for a worker.
 struct Job {
-    route: Route,
+    service: Arc<dyn Service>,
+    index: usize,
+    number: usize,
+    watch: Arc<Watch>,
     call: Option<ServerCall<'static>>,
-    running: Arc<AtomicUsize>,
 }
 
 impl Dispatcher {
+    /// Calls that were not answered yet.
+    fn open(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.open_calls()).sum()
+    }
+
     /// Calls that wait for a worker or run on one.
-    pub(super) fn running(&self) -> usize {
-        self.running.load(Ordering::SeqCst)
+    pub(super) fn busy(&self) -> usize {
+        self.workers.busy()
+    }
+
+    /// Calls that had no answer when the reactors stopped.
+    pub(super) fn cut(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.cut()).sum()
+    }
+
+    /// Calls that were answered so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.mailboxes.iter().map(|mailbox| mailbox.ended()).sum()
     }
 
     /// Hands the calls gathered in a turn to the workers. Gives the time at which to do so again.
     fn end_turn(&self, now: Instant) -> Option<Instant> {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        if gathered.is_empty() && self.running() == 0 {
+        self.watch.wake();
+        let full = self.open() >= self.max_total_calls.load(Ordering::Relaxed);
+        if full != self.full.load(Ordering::Relaxed) {
+            self.full.store(full, Ordering::Relaxed);
+        }
+        if self.memory.is_over() {
+            let (used, limit) = (self.memory.used(), self.memory.limit());
+            let text = || format!("{used} bytes are held (max_memory = {limit}): large requests are refused");
+            warn(&self.log.memory, now, text);
+        }
+        let gathered = self.gathered();
+        if gathered.is_empty() && self.workers.queued() == 0 {
             return None;
         }
-        let again = self.workers.submit(&mut gathered, now);
-        if !gathered.is_empty() {
-            // Answering takes locks and wakes reactors, which must not wait for this one.
-            let refused = std::mem::take(&mut *gathered);
-            drop(gathered);
-            refused.into_iter().for_each(Job::refuse);
+        self.submit(gathered, now)
+    }
+
+    fn submit(&self, mut gathered: MutexGuard<'_, Vec<(u64, Job)>>, now: Instant) -> Option<Instant> {
+        let Submitted { refused, again } = self.workers.submit(&mut gathered, now);
+        // Answering takes locks and wakes reactors, which must not wait for this one.
+        drop(gathered);
+        if !refused.is_empty() {
+            warn(&self.log.queue, now, || "calls are refused: the worker queue is full (max_queue)".into());
+        }
+        for job in refused {
+            job.refuse("the worker queue is full (max_queue)");
         }
         again
     }
@@ -100,63 +181,99 @@ impl Dispatcher {
     pub(super) fn stop(&self, deadline: Instant) {
         self.workers.stop(deadline);
     }
+
+    fn gathered(&self) -> MutexGuard<'_, Vec<(u64, Job)>> {
+        self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why a call of `route` must not begin now; else it holds its shares of the quotas.
+    fn refusal(&self, route: &Route, incoming: &mut Incoming<'_>) -> Option<String> {
+        if self.full.load(Ordering::Relaxed) {
+            let limit = self.max_total_calls.load(Ordering::Relaxed);
+            let text = format!("{limit} calls are open here (max_total_calls)");
+            warn(&self.log.calls, incoming.received, || format!("calls are refused: {text}"));
+            return Some(text);
+        }
+        for cap in &route.caps {
+            let Some(share) = cap.quota.take(1) else {
+                let text = format!("{} has {} calls already (max_concurrency)", cap.name, cap.quota.limit());
+                warn(&self.log.caps, incoming.received, || format!("calls are refused: {text}"));
+                return Some(text);
+            };
+            incoming.ticket.hold(share);
+        }
+        None
+    }
 }
 
 impl Dispatch for Dispatcher {
-    fn dispatch(&self, incoming: Incoming<'_>) {
+    fn dispatch(&self, mut incoming: Incoming<'_>) {
         let wire = incoming.ticket.wire().unwrap_or(Wire::Mux);
         let Some(route) = self.table.find(wire, incoming.service, incoming.method) else {
             let text = format!("{}/{} is not served here", incoming.service, incoming.method);
             return incoming.ticket.fail(Status::unimplemented(text));
         };
+        if let Some(text) = self.refusal(route, &mut incoming) {
+            return incoming.ticket.fail(Status::resource_exhausted(text).with_retryable(true));
+        }
+        let (client, now) = (incoming.client, incoming.received);
         let call = ServerCall::new(route.method, incoming, !route.inline);
         if route.inline {
-            run_inline(route, call);
-            return;
+            return self.watch.run(route.number, true, now, || handle(&*route.service, route.index, call));
         }
-        self.running.fetch_add(1, Ordering::Relaxed);
-        let (route, running) = (route.clone(), self.running.clone());
-        let job = Job { route, call: Some(call.into_owned()), running };
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).push(job);
+        let (service, index, number) = (route.service.clone(), route.index, route.number);
+        let job = Job { service, index, number, watch: self.watch.clone(), call: Some(call.into_owned()) };
+        let mut gathered = self.gathered();
+        gathered.push((client, job));
+        if gathered.len() >= GATHER {
+            // A turn may bring any number of calls; what the queue does not take must not pile up here.
+            // When to look again is what the end of the turn says.
+            self.submit(gathered, now);
+        }
     }
 }
 
 impl Job {
-    fn run(mut self) {
+    fn run(mut self, now: Instant) {
         let Some(call) = self.call.take() else { return };
         let controller = call.controller();
         if controller.is_canceled() {
             call.fail(Status::cancelled("cancelled before it ran"));
-        } else if controller.deadline().is_some_and(|deadline| Instant::now() >= deadline) {
+        } else if controller.deadline().is_some_and(|deadline| now >= deadline) {
             call.fail(Status::deadline_exceeded("the deadline passed in the worker queue; it did not run"));
         } else {
-            self.route.service.call_method(self.route.index, call);
+            self.watch.run(self.number, false, now, || handle(&*self.service, self.index, call));
         }
     }
 
-    fn refuse(mut self) {
+    fn refuse(mut self, text: &str) {
         if let Some(call) = self.call.take() {
-            let text = "the worker queue is full (max_queue)";
             call.fail(Status::resource_exhausted(text).with_retryable(true));
         }
     }
 }
 
-impl Drop for Job {
-    fn drop(&mut self) {
-        self.running.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn run_inline(route: &Route, call: ServerCall<'_>) {
-    let run = AssertUnwindSafe(|| route.service.call_method(route.index, call));
-    if catch_unwind(run).is_err() {
+/// Runs a handler. Its panic is the end of its call and of nothing else.
+fn handle(service: &dyn Service, index: usize, call: ServerCall<'_>) {
+    if catch_unwind(AssertUnwindSafe(|| service.call_method(index, call))).is_err() {
         // Unwinding dropped the call's ticket, which answered it.
-        log::error!("{} panicked; its call was answered INTERNAL", route.method.path());
+        static PANICS: Mutex<Option<LogLimit>> = Mutex::new(None);
+        let path = service.descriptor().methods[index].path();
+        let mut limit = PANICS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(others) = limit.get_or_insert_default().pass(Instant::now()) {
+            log::error!("{path} panicked; its call was answered INTERNAL{others}");
+        }
     }
 }
 
-fn server_settings(settings: &Settings, instance: u64) -> ServerSettings {
+fn warn(limit: &Mutex<LogLimit>, now: Instant, text: impl FnOnce() -> String) {
+    let passed = limit.lock().unwrap_or_else(PoisonError::into_inner).pass(now);
+    if let Some(others) = passed {
+        log::warn!("{}{others}", text());
+    }
+}
+
+fn server_settings(settings: &Settings, instance: u64, memory: &Arc<Quota>) -> ServerSettings {
     let small = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     ServerSettings {
         instance,
@@ -165,9 +282,14 @@ fn server_settings(settings: &Settings, instance: u64) -> ServerSettings {
         max_header: small(settings.max_header),
         max_body: small(settings.max_body),
         max_calls: small(settings.max_calls),
+        max_input: settings.max_input,
         max_output: settings.max_output,
+        memory: memory.clone(),
         request_timeout: settings.request_timeout,
         idle_timeout: settings.idle_timeout,
         min_ping_interval: settings.min_ping_interval,
     }
 }
+
+/// Calls that are gathered before the workers get them, though the turn has not ended.
+const GATHER: usize = 1024;

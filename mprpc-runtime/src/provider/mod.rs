@@ -13,14 +13,14 @@ use std::{
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 use signal_hook::{
-    consts::{SIGINT, SIGTERM},
+    consts::{SIGHUP, SIGINT, SIGTERM},
     flag,
     iterator::Signals,
 };
 
 use crate::{
     application::MprpcApplication,
-    config::Settings,
+    config::{MprpcConfig, Settings},
     error::Error,
     reactor::{self, Accepting, Acceptor, Handle, ReactorOptions},
     registry::{Publication, zookeeper::route_to},
@@ -29,6 +29,9 @@ use crate::{
 };
 
 mod dispatch;
+mod limits;
+mod reload;
+mod watch;
 
 use dispatch::Server;
 
@@ -97,8 +100,19 @@ impl RpcProvider {
         Ok(())
     }
 
+    /// Lets at most `limit` calls of a service that was notified, `package.Service`, or of one of its methods,
+    /// `package.Service/Method`, be open at once; further ones are refused, and callers may try elsewhere.
+    /// `max_concurrency` in the configuration says it for operators, and goes over this.
+    ///
+    /// # Errors
+    /// There is no such service or method.
+    pub fn limit_concurrency(&mut self, name: &str, limit: usize) -> Result<(), Error> {
+        if self.table.cap(name, limit) { Ok(()) } else { Err(nothing_to_limit(name, &self.table)) }
+    }
+
     /// Serves until SIGTERM or SIGINT, then drains: running calls finish, at most for
-    /// `drain_timeout`. A second signal ends the process at once.
+    /// `drain_timeout`. A second signal ends the process at once. SIGHUP reads the configuration file
+    /// again, see [`RunningProvider::reload`].
     ///
     /// # Errors
     /// No service was notified, the address cannot be bound, a required registry cannot be
@@ -110,8 +124,15 @@ impl RpcProvider {
             flag::register_conditional_shutdown(signal, 1, second.clone()).map_err(signals)?;
         }
         let mut caught = Signals::new([SIGTERM, SIGINT]).map_err(signals)?;
-        let running = self.start()?;
-        caught.forever().next();
+        if self.app.config().file().is_some() {
+            caught.add_signal(SIGHUP).map_err(signals)?;
+        }
+        let mut running = self.start()?;
+        for _ in caught.forever().take_while(|signal| *signal == SIGHUP) {
+            if let Err(error) = running.reload() {
+                log::error!("reload: {error}; everything stays as it was");
+            }
+        }
         second.store(true, Ordering::SeqCst);
         running.stop()
     }
@@ -120,22 +141,27 @@ impl RpcProvider {
     ///
     /// # Errors
     /// As `run`, but for the end.
-    pub fn start(self) -> Result<RunningProvider, Error> {
+    pub fn start(mut self) -> Result<RunningProvider, Error> {
         if self.table.is_empty() {
             return Err(Error::Usage("a provider needs a service: call notify_service before run".into()));
         }
         let settings = self.app.settings();
+        for (name, limit) in &settings.max_concurrency {
+            if !self.table.cap(name, *limit) {
+                return Err(nothing_to_limit(name, &self.table));
+            }
+        }
         let acceptor = Acceptor::bind(self.addr, BACKLOG)?;
         let addr = acceptor.local_addr();
         let max_connections = room_for(settings.max_connections);
         let (spin, user_timeout) = (settings.spin_us, settings.request_timeout);
         let options = ReactorOptions { spin, user_timeout, ..Default::default() };
         let reactors = reactor::Pool::start("mprpc-io", settings.io_threads, &options)?;
-        let server = Server::new(settings, self.app.instance(), self.table)
-            .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
-        let server = Arc::new(server);
-        let accepting = Some(acceptor.run(&reactors, server.clone(), max_connections)?);
-        let settings = self.app.settings();
+        let mailboxes = reactors.handles().iter().map(|handle| handle.mailbox().clone()).collect();
+        let server = Arc::new(Server::new(settings, self.app.instance(), self.table, mailboxes)?);
+        let accepting = acceptor.run(&reactors, server.clone(), max_connections)?;
+        accepting.set_limits(max_connections, settings.max_address_connections);
+        log::info!("{}", limits::worst_case(settings, max_connections));
         let publication = Publication {
             addr: advertised(settings, addr),
             instance: self.app.instance(),
@@ -145,7 +171,8 @@ impl RpcProvider {
             legacy: settings.legacy,
         };
         let published = Mutex::default();
-        let running = RunningProvider { app: self.app, server, reactors, accepting, addr, published };
+        let (config, accepting) = (self.app.config().clone(), Some(accepting));
+        let running = RunningProvider { app: self.app, config, server, reactors, accepting, addr, published };
         // Whoever reads the announcement may start a caller, which should find us.
         *running.published() = Some(publication.clone());
         running.app.registry()?.publish(publication)?;
@@ -157,6 +184,8 @@ impl RpcProvider {
 /// A provider that serves in the background. Dropping it stops it.
 pub struct RunningProvider {
     app: MprpcApplication,
+    /// The application's, or what was reread since.
+    config: MprpcConfig,
     server: Arc<Server>,
     reactors: reactor::Pool,
     accepting: Option<Accepting>,
@@ -208,7 +237,7 @@ impl RunningProvider {
         if cut == 0 {
             return Ok(());
         }
-        let limit = self.app.settings().drain_timeout;
+        let limit = self.config.settings().drain_timeout;
         Err(Error::Usage(format!("{cut} calls were cut: drain_timeout = {limit:?} was over")))
     }
 
@@ -225,33 +254,40 @@ impl RunningProvider {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many calls were cut.
-    fn shut_down(&mut self) -> usize {
+    /// Returns how many calls were cut: those that had no answer, whoever was to give it.
+    fn shut_down(&mut self) -> u64 {
         let Some(accepting) = self.accepting.take() else { return 0 };
         let began = Instant::now();
-        let deadline = began + self.app.settings().drain_timeout;
+        let deadline = began + self.config.settings().drain_timeout;
+        let dispatcher = &self.server.dispatcher;
+        let before = dispatcher.ended();
         let registry = self.published().take().map(|one| one.addr).zip(self.app.registry().ok());
         if let Some((addr, registry)) = &registry {
             // Without ZooKeeper nobody can be told; the time belongs to the calls that run.
             registry.drain(*addr, deadline.min(began + LEAVE));
         }
-        accepting.stop(LEAVE);
-        let dispatcher = &self.server.dispatcher;
-        let (connections, before) = (self.reactors.connections(), dispatcher.running());
+        accepting.stop(deadline.min(began + 2 * LEAVE).saturating_duration_since(Instant::now()));
+        let connections = self.reactors.connections();
         self.reactors.handles().iter().for_each(Handle::drain_all);
-        while self.reactors.connections() + dispatcher.running() > 0 && Instant::now() < deadline {
+        while self.reactors.connections() + dispatcher.busy() > 0 && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        let cut = dispatcher.running();
-        self.reactors.stop(LEAVE);
-        dispatcher.stop(if cut == 0 { Instant::now() + LEAVE } else { deadline });
+        let (busy, finished) = (dispatcher.busy() as u64, dispatcher.ended() - before);
+        // Who was in time may take leave properly; else the end was promised for now.
+        let leave = if Instant::now() < deadline { LEAVE } else { HURRY };
+        let stuck = !self.reactors.stop(leave);
+        // A handler whose caller is gone is cut, too, and so is one that blocks its reactor.
+        let cut = dispatcher.cut().max(busy).max(stuck.into());
+        dispatcher.stop(if cut == 0 { Instant::now() + leave } else { deadline });
         if let Some((addr, registry)) = registry {
-            registry.withdraw(addr, Instant::now() + LEAVE);
+            registry.withdraw(addr, Instant::now() + leave);
         }
-        let (finished, seconds) = (before.saturating_sub(cut), began.elapsed().as_secs_f64());
+        let seconds = began.elapsed().as_secs_f64();
         log::info!(
             "drained: {connections} connections, {finished} calls finished, {cut} cut, {seconds:.1} s"
         );
+        // A handler that is stuck may hold the application, and with it the end of the logger.
+        log::logger().flush();
         cut
     }
 }
@@ -260,6 +296,11 @@ impl Drop for RunningProvider {
     fn drop(&mut self) {
         self.shut_down();
     }
+}
+
+fn nothing_to_limit(name: &str, table: &ServiceTable) -> Error {
+    let served = table.paths().join(", ");
+    Error::Config(format!("max_concurrency: {name}: want a service or method of {served}"))
 }
 
 /// The address to publish: the configured one, else the bound one, else the address of this
@@ -297,3 +338,5 @@ const BACKLOG: u32 = 4096;
 const RESERVED: usize = 100;
 /// How long the end waits for threads and for the registry.
 const LEAVE: Duration = Duration::from_secs(1);
+/// The same once `drain_timeout` is over.
+const HURRY: Duration = Duration::from_millis(100);

@@ -1,12 +1,13 @@
 //! The listening side: accepts on a thread of its own and deals the streams out to the reactors.
 
 use std::{
+    collections::HashMap,
     fs::File,
     io::{self, ErrorKind},
-    net::SocketAddr,
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
     time::{Duration, Instant},
@@ -42,6 +43,19 @@ struct Shared {
     waker: Waker,
     stop: AtomicBool,
     refused: AtomicU64,
+    max_connections: AtomicUsize,
+    /// Of one address; 0 is no limit.
+    max_of_address: AtomicUsize,
+}
+
+/// How many connections there are of each address.
+#[derive(Default)]
+struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+
+/// A connection counted towards its address, for as long as it exists.
+pub(super) struct Visit {
+    addresses: Arc<Addresses>,
+    from: IpAddr,
 }
 
 /// Who gets the streams.
@@ -49,7 +63,7 @@ struct Deal {
     handles: Vec<Handle>,
     next: usize,
     accept: Arc<dyn Accept>,
-    max_connections: usize,
+    addresses: Arc<Addresses>,
 }
 
 impl Acceptor {
@@ -79,6 +93,8 @@ impl Acceptor {
             waker: Waker::new(registry, Token(1))?,
             stop: AtomicBool::new(false),
             refused: AtomicU64::new(0),
+            max_connections: AtomicUsize::new(usize::MAX),
+            max_of_address: AtomicUsize::new(0),
         };
         Ok(Self {
             addr: listener.local_addr()?,
@@ -108,7 +124,9 @@ impl Acceptor {
         max_connections: usize,
     ) -> Result<Accepting, Error> {
         let (addr, shared) = (self.addr, self.shared.clone());
-        let deal = Deal { handles: pool.handles().to_vec(), next: 0, accept, max_connections };
+        shared.max_connections.store(max_connections, Ordering::Relaxed);
+        let (handles, addresses) = (pool.handles().to_vec(), Arc::default());
+        let deal = Deal { handles, next: 0, accept, addresses };
         let thread = thread::Builder::new().name("mprpc-accept".into());
         let thread = thread.spawn(|| self.accept_all(deal));
         let thread = thread.map_err(|e| Error::Io("cannot start to accept".into(), e))?;
@@ -159,14 +177,21 @@ impl Acceptor {
 
     fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr, deal: &mut Deal) {
         let live: usize = deal.handles.iter().map(Handle::connections).sum();
-        let max = deal.max_connections;
-        if live < max {
+        let max = self.shared.max_connections.load(Ordering::Relaxed);
+        let max_of_address = self.shared.max_of_address.load(Ordering::Relaxed);
+        let (visit, of_address) = deal.addresses.enter(peer.ip());
+        let reason = if live >= max {
+            format!("{live} connections (max_connections = {max})")
+        } else if max_of_address > 0 && of_address > max_of_address {
+            format!("more of that address (max_address_connections = {max_of_address})")
+        } else {
             deal.next = (deal.next + 1) % deal.handles.len();
-            return deal.handles[deal.next].adopt(stream.into(), peer, deal.accept.clone());
-        }
+            let accept = deal.accept.clone();
+            return deal.handles[deal.next].adopt_visit(stream.into(), peer, accept, Some(visit));
+        };
         self.shared.refused.fetch_add(1, Ordering::Relaxed);
         if let Some(others) = self.refusals.pass(Instant::now()) {
-            log::warn!("{peer} is refused: {live} connections (max_connections = {max}){others}");
+            log::warn!("{peer} is refused: {reason}{others}");
         }
         let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
     }
@@ -195,6 +220,13 @@ impl Accepting {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
+    /// Changes how many connections there may be, in all and, unless it is 0, of one address (of IPv6
+    /// one network of 64 bits). Those that are there stay.
+    pub fn set_limits(&self, max_connections: usize, max_of_address: usize) {
+        self.shared.max_connections.store(max_connections, Ordering::Relaxed);
+        self.shared.max_of_address.store(max_of_address, Ordering::Relaxed);
+    }
+
     /// Accepts what waits, then listens no longer. Waits for that at most for `limit` and returns
     /// whether it came about.
     pub fn stop(mut self, limit: Duration) -> bool {
@@ -213,6 +245,37 @@ impl Accepting {
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.signal();
+    }
+}
+
+impl Addresses {
+    /// Counts a connection, and tells how many there are of its address now.
+    fn enter(self: &Arc<Self>, ip: IpAddr) -> (Visit, usize) {
+        let from = match ip.to_canonical() {
+            // Whoever has one address of IPv6 has such a network.
+            IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
+            v4 @ IpAddr::V4(_) => v4,
+        };
+        let mut counts = self.lock();
+        let count = counts.entry(from).or_default();
+        *count += 1;
+        (Visit { addresses: self.clone(), from }, *count)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        let mut counts = self.addresses.lock();
+        if let Some(count) = counts.get_mut(&self.from) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.from);
+            }
+        }
     }
 }
 

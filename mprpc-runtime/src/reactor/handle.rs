@@ -10,7 +10,7 @@ use std::{
     time::Instant,
 };
 
-use super::Accept;
+use super::{Accept, acceptor::Visit};
 use crate::connection::{Command, ConnId, Connection, Mailbox};
 
 /// Makes the state machine of an outgoing connection, on the reactor's thread.
@@ -33,7 +33,10 @@ pub(super) enum Order {
 }
 
 /// Counts one connection for as long as it exists, wherever it is on its way.
-pub(super) struct Place(Arc<AtomicUsize>);
+pub(super) struct Place {
+    connections: Arc<AtomicUsize>,
+    _visit: Option<Visit>,
+}
 
 impl Handle {
     pub(super) fn new(mailbox: Arc<Mailbox>) -> Self {
@@ -52,9 +55,19 @@ impl Handle {
 
     /// Hands over a connected stream; `accept` makes its state machine, on the reactor's thread.
     pub fn adopt(&self, stream: TcpStream, peer: SocketAddr, accept: Arc<dyn Accept>) {
+        self.adopt_visit(stream, peer, accept, None);
+    }
+
+    pub(super) fn adopt_visit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        accept: Arc<dyn Accept>,
+        visit: Option<Visit>,
+    ) {
         // Cannot fail on an open descriptor; a stream that blocks must not reach a reactor.
         if stream.set_nonblocking(true).is_ok() {
-            self.order(Order::Adopt(stream, peer, accept, self.place()));
+            self.order(Order::Adopt(stream, peer, accept, self.place(visit)));
         }
     }
 
@@ -62,7 +75,7 @@ impl Handle {
     /// success by `connected`, of failure by `lost`.
     pub fn connect(&self, peer: SocketAddr, make: Make) -> ConnId {
         let id = next_id();
-        self.order(Order::Connect(id, peer, make, self.place()));
+        self.order(Order::Connect(id, peer, make, self.place(None)));
         id
     }
 
@@ -85,15 +98,15 @@ impl Handle {
         self.mailbox.post(REACTOR, Command::Custom(Box::new(order)), |_| {});
     }
 
-    fn place(&self) -> Place {
+    fn place(&self, visit: Option<Visit>) -> Place {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Place(self.connections.clone())
+        Place { connections: self.connections.clone(), _visit: visit }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

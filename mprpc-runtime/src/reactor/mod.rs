@@ -162,14 +162,14 @@ thread_local! {
 
 /// Lets one line in ten seconds into the log, and counts the others.
 #[derive(Default)]
-struct LogLimit {
+pub(crate) struct LogLimit {
     next: Option<Instant>,
     suppressed: u64,
 }
 
 impl LogLimit {
     /// Whether a line may be written now: what to append to it, which tells of those suppressed.
-    fn pass(&mut self, now: Instant) -> Option<String> {
+    pub(crate) fn pass(&mut self, now: Instant) -> Option<String> {
         if self.next.is_some_and(|next| now < next) {
             self.suppressed += 1;
             return None;

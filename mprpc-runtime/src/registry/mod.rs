@@ -106,6 +106,9 @@ pub trait Registry: Send + Sync {
     /// that failed, such as because another process holds the address.
     fn publish(&self, publication: Publication) -> Result<(), Error>;
 
+    /// Changes what C++ callers are to find, at once. Nothing where they do not look.
+    fn set_mirror(&self, _mirror: MirrorPolicy) {}
+
     /// Tells callers that `addr` takes no new calls. Returns at `deadline` at the latest.
     fn drain(&self, addr: SocketAddr, deadline: Instant);
 

@@ -8,7 +8,7 @@ use std::{
 
 use mprpc_runtime::{
     CancelToken, ReplyExtras, Status,
-    connection::{ConnId, Dispatch, Incoming, Mailbox, Ticket, server::ServerSettings},
+    connection::{ConnId, Dispatch, Incoming, Mailbox, Quota, Ticket, server::ServerSettings},
 };
 use protobuf::well_known_types::wrappers::BytesValue;
 
@@ -75,7 +75,9 @@ impl Host {
             max_header: 4000,
             max_body: plan.max_body,
             max_calls: plan.max_calls,
+            max_input: 32 << 20,
             max_output: 64 << 10,
+            memory: Quota::new(256 << 20),
             request_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(300),
             min_ping_interval: Duration::from_secs(1),

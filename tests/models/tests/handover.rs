@@ -175,16 +175,17 @@ fn every_job_runs_once_and_the_pool_ends() {
     check(|| {
         let ran = Arc::new(AtomicUsize::new(0));
         let count = ran.clone();
-        let pool = Pool::start("w", 3, 100, move |n: usize| {
+        let pool = Pool::start("w", 3, 100, move |n: usize, _| {
             thread::yield_now();
             count.fetch_add(n, SeqCst);
         });
         let pool = Arc::new(pool.expect("threads"));
         let (other, mut now) = (pool.clone(), Instant::now());
-        let submitter = thread::spawn(move || _ = other.submit(&mut vec![100, 1000], Instant::now()));
-        let mut jobs = vec![1, 10];
+        let submitter =
+            thread::spawn(move || _ = other.submit(&mut vec![(1, 100), (2, 1000)], Instant::now()));
+        let mut jobs = vec![(1, 1), (3, 10)];
         // As a reactor does: called again when it was asked for, at most.
-        while let Some(at) = pool.submit(&mut jobs, now) {
+        while let Some(at) = pool.submit(&mut jobs, now).again {
             now = now.max(at);
             thread::yield_now();
         }
@@ -201,9 +202,9 @@ fn a_job_is_not_left_waiting_while_workers_sleep() {
     check(|| {
         let done = Arc::new(Waker::default());
         let signal = done.clone();
-        let pool = Pool::start("w", 2, 100, move |()| signal.wake()).expect("threads");
-        let (mut jobs, mut now) = (vec![()], Instant::now());
-        while let Some(at) = pool.submit(&mut jobs, now) {
+        let pool = Pool::start("w", 2, 100, move |(), _| signal.wake()).expect("threads");
+        let (mut jobs, mut now) = (vec![(1, ())], Instant::now());
+        while let Some(at) = pool.submit(&mut jobs, now).again {
             now = now.max(at);
             thread::yield_now();
         }
@@ -240,7 +241,7 @@ fn jobs_that_block_do_not_keep_the_next_from_a_worker() {
     check(|| {
         let gate = Arc::new((Mutex::new(false), Condvar::new()));
         let door = gate.clone();
-        let run = move |opens: bool| {
+        let run = move |opens: bool, _| {
             let mut open = door.0.lock().expect("no panic");
             *open |= opens;
             door.1.notify_all();
@@ -249,8 +250,8 @@ fn jobs_that_block_do_not_keep_the_next_from_a_worker() {
             }
         };
         let pool = Pool::start("w", 3, 100, run).expect("threads");
-        let (mut jobs, mut now) = (vec![false, false, true], Instant::now());
-        while let Some(at) = pool.submit(&mut jobs, now) {
+        let (mut jobs, mut now) = (vec![(1, false), (1, false), (1, true)], Instant::now());
+        while let Some(at) = pool.submit(&mut jobs, now).again {
             now = now.max(at);
             thread::yield_now();
         }

@@ -119,6 +119,7 @@ impl ServerConnection {
     }
 
     pub(super) fn cancel_all(&mut self) {
+        self.taken = 0;
         for (_, entry) in self.calls.drain() {
             if let Some(cancel) = entry.cancel {
                 cancel.cancel();

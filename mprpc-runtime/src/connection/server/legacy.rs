@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Phase, ServerConnection, parse::Progress};
+use super::{Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata, Ticket},
+    connection::{Body, Incoming, Metadata},
     wire::{Dialect, Wire, legacy},
 };
 
@@ -25,14 +25,18 @@ impl ServerConnection {
             self.reset("a legacy request over max_body");
             return Progress::Used(0);
         }
+        if self.is_too_much(head.args_size) {
+            self.reset("a large legacy request while memory is short (max_memory)");
+            return Progress::Used(0);
+        }
         let total = used + head.args_size as usize;
         let Some(args) = bytes.get(used..total) else {
             return Progress::Wait;
         };
         self.last_id += 1;
         let wire = Wire::Legacy(dialect);
-        let ticket = Ticket::new(self.mailbox.clone(), self.id, self.last_id, wire, u32::MAX);
-        let entry = self.calls.insert(self.last_id, Default::default());
+        let ticket = self.begin(self.last_id, wire, u32::MAX, args.len());
+        let entry = self.calls.insert(self.last_id, Entry { size: args.len(), ..Default::default() });
         self.dispatch.dispatch(Incoming {
             service: head.service,
             method: head.method,
@@ -42,6 +46,7 @@ impl ServerConnection {
             deadline: None,
             received: now,
             peer: self.peer,
+            client: self.id.0,
             cancel: &mut entry.cancel,
             ticket,
         });

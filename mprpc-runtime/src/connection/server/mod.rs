@@ -20,13 +20,14 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Command, ConnId, Connection, Dispatch, Intent, Mailbox,
+    Command, ConnId, Connection, Dispatch, Intent, Mailbox, Quota, Share, Ticket,
     calls::Calls,
     cancel::CancelToken,
-    patience::{Farewell, Late, Watch},
+    patience::{Farewell, Haste, Late, Watch},
+    quota::GRAIN,
 };
 use crate::wire::{
-    Dialect,
+    Dialect, Wire,
     buf::{Inbox, Output},
 };
 
@@ -51,8 +52,12 @@ pub struct ServerSettings {
     pub max_body: u32,
     /// Calls in flight on one connection.
     pub max_calls: u32,
+    /// Bytes of requests that are taken in and not yet answered, before more are left in the socket.
+    pub max_input: usize,
     /// Bytes that may wait to be written before requests are left in the socket.
     pub max_output: usize,
+    /// Bytes that all connections may hold together, before large requests are refused.
+    pub memory: Arc<Quota>,
     /// From a request's first byte to its last, and for the peer to take output.
     pub request_timeout: Duration,
     /// Without bytes and without calls.
@@ -71,6 +76,11 @@ pub struct ServerConnection {
     phase: Phase,
     drain: Drain,
     calls: Calls<Entry>,
+    /// Calls begun since the mailbox was told, and the bytes of those that are open.
+    begun: u64,
+    taken: usize,
+    /// What inbox and output hold.
+    held: Share,
     /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
@@ -84,6 +94,7 @@ pub struct ServerConnection {
     /// Last byte in, last answer out, or the start.
     active: Instant,
     watch: Watch,
+    haste: Haste,
     eof: bool,
     reason: Option<Cow<'static, str>>,
 }
@@ -94,6 +105,8 @@ struct Entry {
     cancel: Option<CancelToken>,
     /// Its answer was given already; the handler's own is dropped.
     answered: bool,
+    /// Bytes of its request, as counted in `taken`.
+    size: usize,
 }
 
 enum Phase {
@@ -127,6 +140,7 @@ impl ServerConnection {
         mailbox: Arc<Mailbox>,
         now: Instant,
     ) -> Self {
+        let held = settings.memory.hold(0);
         Self {
             id,
             peer,
@@ -136,6 +150,9 @@ impl ServerConnection {
             phase: Phase::Sniff,
             drain: Drain::No,
             calls: Calls::default(),
+            begun: 0,
+            taken: 0,
+            held,
             last_id: 0,
             inbox: Inbox::default(),
             whole: Bytes::new(),
@@ -144,6 +161,7 @@ impl ServerConnection {
             output: Output::default(),
             active: now,
             watch: Watch::default(),
+            haste: Haste::new(now),
             eof: false,
             reason: None,
         }
@@ -156,9 +174,10 @@ impl ServerConnection {
         }
     }
 
-    /// A peer that does not take its answers gets no more of them.
+    /// A peer that does not take its answers gets no more of them, sooner while memory is short.
     fn may_write(&self) -> bool {
-        self.output.len() <= self.settings.max_output
+        let unsent = self.output.len();
+        unsent <= self.settings.max_output && (unsent <= LITTLE || !self.settings.memory.is_over())
     }
 
     fn is_open(&self) -> bool {
@@ -168,6 +187,7 @@ impl ServerConnection {
     /// What follows from whatever just happened. Every method that takes `now` ends here.
     fn settle(&mut self, now: Instant) {
         self.settle_end(now);
+        self.held.set(self.inbox.len() + self.output.len());
         let begun = !self.inbox.is_empty() || self.skip > 0;
         let reading = self.is_open() && !self.blocked && !self.eof && self.may_write();
         self.watch.look(begun && reading, &self.output, now);
@@ -188,10 +208,31 @@ impl ServerConnection {
         let Some(entry) = self.calls.remove(call) else {
             return;
         };
+        self.taken -= entry.size;
         if !entry.answered {
             self.output.buffer().extend_from_slice(bytes);
             self.legacy_answered(failed);
         }
+        let unsent = self.output.len();
+        if unsent > self.settings.max_output && self.is_open() && self.settings.memory.is_over() {
+            self.reset("the peer takes no answers, and memory is short (max_memory)");
+        }
+    }
+
+    /// Counts a call that begins and gives the right to answer it.
+    fn begin(&mut self, call: u64, wire: Wire, max_body: u32, body: usize) -> Ticket {
+        self.begun += 1;
+        self.taken += body;
+        let mut ticket = Ticket::new(self.mailbox.clone(), self.id, call, wire, max_body);
+        if body >= GRAIN {
+            ticket.hold(self.settings.memory.hold(body));
+        }
+        ticket
+    }
+
+    /// Whether a request of `body` bytes is too much while memory is short.
+    fn is_too_much(&self, body: u32) -> bool {
+        body as usize >= GRAIN && self.settings.memory.is_over()
     }
 }
 
@@ -291,7 +332,14 @@ impl Connection for ServerConnection {
         self.settle(now);
     }
 
+    fn owed(&self) -> usize {
+        self.calls.iter().filter(|(_, entry)| !entry.answered).count()
+    }
+
     fn reason(&self) -> Option<&str> {
         self.reason.as_deref()
     }
 }
+
+/// A connection with so little unsent, in bytes, goes on while memory is short.
+const LITTLE: usize = 16 << 10;

@@ -5,9 +5,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Drain, Phase, ServerConnection, parse::Progress};
+use super::{Drain, Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata, Ticket, ticket::append_failure},
+    connection::{Body, Incoming, Metadata, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,
@@ -61,7 +61,8 @@ impl ServerConnection {
             return self.refuse(kind, &header, refusal);
         }
         // Pings, Cancels and the like pass while calls are many; a Request waits.
-        let full = self.calls.len() as u64 >= u64::from(self.settings.max_calls);
+        let full = self.calls.len() as u64 >= u64::from(self.settings.max_calls)
+            || self.taken > self.settings.max_input;
         if full && kind == Some(Kind::Request) && !self.ignores_requests() {
             return Progress::Blocked;
         }
@@ -80,7 +81,12 @@ impl ServerConnection {
                 Err(error) => return self.violation(format!("the Hello: {error}")),
             },
             Some(Kind::Request) => self.request(&header, meta, body, now),
-            Some(Kind::Cancel) => self.cancel(header.call_id),
+            Some(Kind::Cancel) => {
+                if self.haste.is_too_much(header.call_id, self.last_id, now) {
+                    return self.violation("too many calls are cancelled as soon as they are made");
+                }
+                self.cancel(header.call_id);
+            }
             Some(Kind::Ping) => return self.ping(body, len, now),
             Some(Kind::Pong) => {
                 if let Drain::Announced(_) = self.drain {
@@ -122,6 +128,10 @@ impl ServerConnection {
                 "the message of {len} bytes is over max_body, {max_body} bytes here"
             )));
         }
+        if kind == Some(Kind::Request) && self.is_too_much(header.body_len) {
+            let text = "memory is short here (max_memory)";
+            return Some(Status::resource_exhausted(text).with_retryable(true));
+        }
         let streamed = kind == Some(Kind::Data) || (kind == Some(Kind::Request) && header.flags & END == 0);
         streamed.then(|| Status::unimplemented("streaming is not part of version 1"))
     }
@@ -159,9 +169,9 @@ impl ServerConnection {
             Err(status) => return append_failure(self.output.buffer(), call, &status),
         };
         let max_body = self.state().peer_max_body.unwrap_or(u32::MAX);
-        let ticket = Ticket::new(self.mailbox.clone(), self.id, call, Wire::Mux, max_body);
+        let ticket = self.begin(call, Wire::Mux, max_body, body.len());
+        let entry = self.calls.insert(call, Entry { size: body.len(), ..Default::default() });
         let (message, attachment) = body.split_at(attachment_at);
-        let entry = self.calls.insert(call, Default::default());
         self.dispatch.dispatch(Incoming {
             service: meta.service,
             method: meta.method,
@@ -171,6 +181,7 @@ impl ServerConnection {
             deadline: meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us))),
             received: now,
             peer: self.peer,
+            client: self.id.0,
             cancel: &mut entry.cancel,
             ticket,
         });

@@ -99,12 +99,19 @@ impl ServerConnection {
 
     /// Takes over the answers given since `lend`. Returns whether there were any.
     pub(super) fn reclaim(&mut self) -> bool {
-        let Self { calls, output, mailbox, .. } = self;
+        let Self { calls, output, mailbox, taken, .. } = self;
+        match std::mem::take(&mut self.begun) {
+            0 => {}
+            n => mailbox.begin(n),
+        }
         let (mut ended, mut tokens) = (None, Vec::new());
         mailbox.reclaim(output.buffer(), |call, failed| {
             // Hooks of a token may own another call's ticket, which answers through the mailbox
             // when it is dropped: that must not happen under the mailbox's lock.
-            tokens.extend(calls.remove(call).and_then(|entry| entry.cancel));
+            if let Some(entry) = calls.remove(call) {
+                *taken -= entry.size;
+                tokens.extend(entry.cancel);
+            }
             ended = Some(failed);
         });
         if let Some(failed) = ended {

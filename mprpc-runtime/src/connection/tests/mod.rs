@@ -9,7 +9,8 @@ use std::{
 use protobuf::{Message, well_known_types::wrappers::BytesValue};
 
 use super::{
-    CancelToken, Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, ReplyExtras, Ticket,
+    CancelToken, Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, Quota, ReplyExtras,
+    Ticket,
     call::{Failure, Outcome},
     client::{ClientConnection, ClientSettings, Start},
     mailbox::Posts,
@@ -34,6 +35,7 @@ mod frames_and_limits;
 mod hostile;
 mod legacy_client;
 mod legacy_server;
+mod memory;
 mod observed;
 mod opening;
 mod posted;
@@ -135,7 +137,9 @@ fn server_settings() -> ServerSettings {
         max_header: 1000,
         max_body: 4000,
         max_calls: 4,
+        max_input: 100_000,
         max_output: 10_000,
+        memory: Quota::new(1 << 20),
         request_timeout: 10 * SECOND,
         idle_timeout: 300 * SECOND,
         min_ping_interval: SECOND,

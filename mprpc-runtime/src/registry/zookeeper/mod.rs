@@ -218,6 +218,10 @@ impl Registry for ZooKeeperRegistry {
         if self.options.require { tried } else { Ok(()) }
     }
 
+    fn set_mirror(&self, mirror: MirrorPolicy) {
+        Self::set_mirror(self, mirror);
+    }
+
     fn drain(&self, addr: SocketAddr, deadline: Instant) {
         let change = self.change(|wanted| wanted.draining.push(addr));
         self.shared.done(change, deadline);

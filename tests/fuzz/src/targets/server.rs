@@ -11,7 +11,7 @@ use std::{
 use mprpc_runtime::{
     Status,
     connection::{
-        Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, ReplyExtras, Ticket,
+        Command, ConnId, Connection, Dispatch, Incoming, Intent, Mailbox, Quota, ReplyExtras, Ticket,
         mailbox::Posts,
         server::{ServerConnection, ServerSettings},
     },
@@ -76,7 +76,9 @@ fn settings(random: &mut Random) -> ServerSettings {
         max_header: 1000,
         max_body: MAX_BODY as u32,
         max_calls: 1 + random.below(5) as u32,
+        max_input: 1 + random.below(3000),
         max_output: 1 + random.below(3000),
+        memory: Quota::new(random.below(20_000)),
         request_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(300),
         min_ping_interval: Duration::from_secs(1),

@@ -1,0 +1,94 @@
+//! SIGHUP: the configuration is read again, and what can change while the provider serves does.
+
+use std::thread;
+
+use super::{RunningProvider, room_for};
+use crate::{application::mirror, error::Error};
+
+impl RunningProvider {
+    /// Reads the configuration file again, as SIGHUP does, and takes over what can change; the log says
+    /// what did and what needs a restart. Limits of connections hold for new ones.
+    ///
+    /// # Errors
+    /// The file cannot be read or has a bad value; then everything stays as it was.
+    pub fn reload(&mut self) -> Result<(), Error> {
+        let new = self.config.reread()?;
+        let changes = self.config.changes(&new);
+        if changes.is_empty() {
+            log::info!("reload: nothing has changed");
+        }
+        for (key, text) in &changes {
+            let when = if LIVE.contains(key) { "takes effect" } else { "needs a restart" };
+            log::warn!("reload: {text}: {when}");
+        }
+        let changed = |keys: &[&str]| changes.iter().any(|(key, _)| keys.contains(key));
+        let settings = new.settings();
+        if changed(&["log_level"])
+            && let Ok(level) = settings.log_level.as_str().parse()
+        {
+            log::set_max_level(level);
+        }
+        self.server.change(settings, self.app.instance());
+        if let Some(accepting) = &self.accepting {
+            accepting.set_limits(room_for(settings.max_connections), settings.max_address_connections);
+        }
+        for (name, limit) in &settings.max_concurrency {
+            match self.server.dispatcher.table.caps().iter().find(|cap| *cap.name == **name) {
+                Some(cap) => cap.quota.set_limit(*limit),
+                None => log::warn!("reload: max_concurrency of {name} needs a restart: it had none"),
+            }
+        }
+        let registry = self.app.registry()?;
+        if changed(&["legacy_mirror"]) {
+            registry.set_mirror(mirror(settings));
+        }
+        let mut published = self.published();
+        if let Some(publication) = published.as_mut().filter(|_| changed(&["weight", "zone", "legacy"])) {
+            publication.legacy = settings.legacy;
+            if changed(&["weight"]) {
+                publication.weight = settings.weight.into();
+            }
+            if changed(&["zone"]) {
+                publication.zone.clone_from(&settings.zone);
+            }
+            let publication = publication.clone();
+            // May wait for ZooKeeper, and signals are not to wait for that.
+            let publish = move || {
+                if let Err(error) = registry.publish(publication) {
+                    log::error!("reload: {error}");
+                }
+            };
+            let thread = thread::Builder::new().name("mprpc-reload".into()).spawn(publish);
+            thread.map_err(|error| Error::Io("cannot publish anew".into(), error))?;
+        }
+        drop(published);
+        self.config = new;
+        Ok(())
+    }
+}
+
+/// Keys that take effect while the provider serves.
+const LIVE: &[&str] = &[
+    "drain_timeout",
+    "idle_timeout",
+    "legacy",
+    "legacy_close",
+    "legacy_mirror",
+    "log_level",
+    "max_address_connections",
+    "max_body",
+    "max_calls",
+    "max_concurrency",
+    "max_connections",
+    "max_header",
+    "max_input",
+    "max_memory",
+    "max_output",
+    "max_queue",
+    "max_total_calls",
+    "min_ping_interval",
+    "request_timeout",
+    "slow_handler",
+    "weight",
+    "zone",
+];

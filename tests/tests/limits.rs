@@ -1,0 +1,231 @@
+//! A provider at its limits: what is refused, who is not affected, what the log says.
+
+use std::{
+    fs,
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    process::Command,
+    sync::atomic::Ordering,
+    thread,
+    time::{Duration, Instant},
+};
+
+use mprpc_runtime::{CallOptions, Code, Error, MprpcApplication, MprpcChannel, RpcProvider};
+use mprpc_tests::{
+    Process, TempDir, address_in,
+    echo::{Echo, app, serve},
+    proto::{
+        echo::{Nap, Nothing, Text},
+        echo_mprpc::{EchoServiceRpc, EchoServiceRpc_Stub},
+    },
+};
+use rustix::process::Signal;
+
+const LONG: Duration = Duration::from_secs(30);
+
+fn stub(app: &MprpcApplication, addr: SocketAddr) -> EchoServiceRpc_Stub {
+    EchoServiceRpc_Stub::new(MprpcChannel::to(app, [addr]))
+}
+
+fn text() -> Text {
+    Text { text: "x".into(), ..Default::default() }
+}
+
+fn nap(ms: u32) -> Nap {
+    Nap { ms, ..Default::default() }
+}
+
+fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LONG, "{what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_capped_method_refuses_what_is_too_much_and_a_deferred_answer_counts() {
+    let app = app(&[("max_concurrency", "mprpc.tests.EchoService/Forget:2"), ("drain_timeout", "100ms")]);
+    let (provider, echo) = serve(&app);
+    let stub = stub(&app, provider.addr());
+    let held: Vec<_> = (0..2).map(|_| stub.forget_start(&Nothing::new())).collect();
+    until("both run", || echo.ran.load(Ordering::SeqCst) == 2);
+    let error = stub.forget(&Nothing::new()).unwrap_err();
+    assert_eq!(error.code(), Code::ResourceExhausted);
+    assert!(error.did_not_run() && error.to_string().contains("max_concurrency"), "{error}");
+    assert!(stub.echo(&text()).is_ok(), "the other methods are not affected");
+    // They are answered when their callers give up, but hold their place: handlers have them.
+    drop(held);
+    assert!(stub.echo(&text()).is_ok());
+    assert_eq!(stub.forget(&Nothing::new()).unwrap_err().code(), Code::ResourceExhausted);
+    drop(provider);
+}
+
+#[test]
+fn a_cap_of_a_service_counts_all_its_methods_and_unknown_names_are_errors() {
+    let app = app(&[]);
+    let mut provider = RpcProvider::new(&app);
+    provider.bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+    provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap();
+    for name in ["EchoService", "mprpc.tests.EchoService/echo", ""] {
+        assert!(matches!(provider.limit_concurrency(name, 1), Err(Error::Config(_))), "{name}");
+    }
+    provider.limit_concurrency("mprpc.tests.EchoService", 1).unwrap();
+    let provider = provider.start().unwrap();
+    let stub = stub(&app, provider.addr());
+    let pending = stub.sleep_start(&nap(300));
+    until("the slot is taken", || stub.echo_inline(&text()).is_err());
+    pending.wait().unwrap();
+    until("it is free again", || stub.echo_inline(&text()).is_ok());
+    provider.stop().unwrap();
+}
+
+#[test]
+fn max_total_calls_holds_across_connections() {
+    let app = app(&[("max_total_calls", "3"), ("drain_timeout", "100ms")]);
+    let (provider, echo) = serve(&app);
+    let stubs: Vec<_> = (0..4).map(|_| stub(&app, provider.addr())).collect();
+    let _held: Vec<_> = stubs[..3].iter().map(|stub| stub.forget_start(&Nothing::new())).collect();
+    until("three run", || echo.ran.load(Ordering::SeqCst) == 3);
+    until("the fourth is refused", || match stubs[3].echo(&text()) {
+        Ok(_) => false,
+        Err(error) => {
+            assert_eq!(error.code(), Code::ResourceExhausted, "{error}");
+            assert!(error.did_not_run() && error.to_string().contains("max_total_calls"), "{error}");
+            true
+        }
+    });
+    let error = provider.stop().unwrap_err().to_string();
+    assert!(error.starts_with("3 calls were cut"), "deferred answers are owed: {error}");
+}
+
+#[test]
+fn one_address_may_hold_only_so_many_connections() {
+    let app = app(&[("max_address_connections", "2")]);
+    let (provider, _) = serve(&app);
+    let mut held: Vec<_> = (0..2).map(|_| TcpStream::connect(provider.addr()).unwrap()).collect();
+    let refused = |addr| {
+        let mut third = TcpStream::connect(addr).unwrap();
+        third.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+        match third.read(&mut [0]) {
+            Err(error) => error.kind() != std::io::ErrorKind::WouldBlock,
+            Ok(n) => n == 0,
+        }
+    };
+    until("the third is reset", || refused(provider.addr()));
+    held.pop();
+    until("there is room again", || !refused(provider.addr()));
+}
+
+#[test]
+fn reactors_answer_while_all_workers_sleep() {
+    let app = app(&[("worker_threads", "2"), ("max_queue", "2")]);
+    let (provider, echo) = serve(&app);
+    let (busy, other) = (stub(&app, provider.addr()), stub(&app, provider.addr()));
+    let mut naps: Vec<_> = (0..2).map(|_| busy.sleep_start(&nap(3000))).collect();
+    until("both workers sleep", || echo.ran.load(Ordering::SeqCst) == 2);
+    naps.extend((0..2).map(|_| busy.sleep_start(&nap(3000))));
+    // On the same connection, so the queue is full by then.
+    assert!(busy.echo_inline_start(&text()).wait().is_ok());
+    let began = Instant::now();
+    assert!(other.echo_inline(&text()).is_ok());
+    // The light client's call takes the place of the busy one's newest, which is told so at once.
+    let light = other.with(CallOptions::new().timeout(LONG)).sleep_start(&nap(0));
+    let error = naps.pop().unwrap().wait().unwrap_err();
+    assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
+    assert!(error.did_not_run() && error.to_string().contains("max_queue"), "{error}");
+    light.wait().unwrap();
+}
+
+#[test]
+fn a_slow_handler_and_one_that_blocks_its_reactor_are_named() {
+    let dir = TempDir::new();
+    let (callee, addr) = callee(&dir, &[("slow_handler", "100ms")]);
+    let (mut log, config) = (String::new(), dir.conf("caller.conf", &[]));
+    let app = MprpcApplication::from_file(config).unwrap();
+    let stub = stub(&app, addr);
+    stub.sleep(&nap(400)).unwrap();
+    stub.block(&nap(400)).unwrap();
+    until("the log names both", || {
+        log = read_log(&dir);
+        log.contains("mprpc.tests.EchoService/Sleep has been running on mprpc-worker-")
+            && log.contains("mprpc.tests.EchoService/Block runs inline and has blocked the reactor mprpc-io-")
+    });
+    assert!(log.contains("limits: at most "), "{log}");
+    drop(callee);
+}
+
+#[test]
+fn a_drain_with_a_stuck_handler_ends_in_time_with_an_account_and_a_status() {
+    let dir = TempDir::new();
+    let (callee, addr) = callee(&dir, &[("drain_timeout", "500ms")]);
+    let app = app(&[]);
+    let stub = stub(&app, addr);
+    let stuck = stub.with(CallOptions::new().timeout(LONG)).stick_start(&Nothing::new());
+    let deferred = stub.with(CallOptions::new().timeout(LONG)).forget_start(&Nothing::new());
+    // One worker is stuck; the other has taken up what came before this.
+    assert!(stub.echo(&text()).is_ok());
+    let began = Instant::now();
+    callee.terminate();
+    let (status, lines) = callee.finish(LONG);
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert_eq!(status.code(), Some(1), "{lines:?}");
+    assert!(stuck.wait().is_err() && deferred.wait().is_err());
+    let log = read_log(&dir);
+    let account = log.lines().find(|line| line.contains("drained: ")).expect("an account");
+    assert!(account.contains(" 2 cut, "), "{account}");
+}
+
+#[test]
+fn sighup_takes_over_what_can_change_and_leaves_everything_when_the_file_is_bad() {
+    let dir = TempDir::new();
+    let (callee, addr) = callee(&dir, &[("max_queue", "7"), ("max_address_connections", "1000")]);
+    let says = |text: &str| {
+        callee.signal(Signal::HUP);
+        until(text, || read_log(&dir).contains(text));
+    };
+    dir.conf("callee.conf", &[("max_queue", "many")]);
+    says("max_queue = many: want a number");
+    dir.conf("callee.conf", &[("max_queue", "9"), ("max_address_connections", "1"), ("worker_threads", "3")]);
+    says("reload: max_queue = 9, was 7: takes effect");
+    says("worker_threads = 3, was 2: needs a restart");
+    let _held = TcpStream::connect(addr).unwrap();
+    let mut second = TcpStream::connect(addr).unwrap();
+    second.set_read_timeout(Some(LONG)).unwrap();
+    let _ = second.write_all(b"MRPC");
+    assert!(matches!(second.read(&mut [0; 9]), Ok(0) | Err(_)), "the new limit holds");
+    callee.terminate();
+    callee.succeed(LONG);
+}
+
+/// Not a test: the process that others start.
+#[test]
+fn callee_process() {
+    let Some(config) = std::env::var_os("MPRPC_LIMITS_CALLEE") else { return };
+    let app = MprpcApplication::from_file(config).unwrap();
+    let mut provider = RpcProvider::new(&app);
+    provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap();
+    if let Err(error) = provider.run() {
+        eprintln!("{error}");
+        drop(app);
+        std::process::exit(1);
+    }
+}
+
+fn callee(dir: &TempDir, settings: &[(&str, &str)]) -> (Process, SocketAddr) {
+    let all: Vec<_> = [("worker_threads", "2")].iter().chain(settings).copied().collect();
+    let mut command = Command::new(std::env::current_exe().expect("a path"));
+    command.args(["--exact", "callee_process", "--nocapture"]);
+    let mut callee = Process::start({
+        command.env("MPRPC_LIMITS_CALLEE", dir.conf("callee.conf", &all));
+        command
+    });
+    let addr = address_in(&callee.wait_line("RpcProvider start service at", LONG));
+    (callee, addr)
+}
+
+fn read_log(dir: &TempDir) -> String {
+    let files = fs::read_dir(dir.path()).expect("its directory").filter_map(Result::ok);
+    let logs = files.filter(|file| file.file_name().to_string_lossy().ends_with("-log.txt"));
+    logs.filter_map(|file| fs::read_to_string(file.path()).ok()).collect()
+}
