@@ -155,7 +155,7 @@ step release 1200
 step demo 300
 step demo-zookeeper 300
 step faults-calls 300
-step faults-registry 240
+step faults-registry 400
 step faults-server 240
 
 [ ${#left_out[@]} = 0 ] || echo "left out, as asked: ${left_out[*]}"

@@ -115,7 +115,13 @@ fn one(row: &Row, quick: bool) -> (bool, String) {
     stage.close();
     kill_children();
     let (passed, measured) = match outcome {
-        Ok(outcome) => (!outcome.failed && !outcome.figures.is_empty(), outcome.figures.join(", ")),
+        Ok(mut outcome) => {
+            let tally = stage.tally();
+            if !tally.is_honest() {
+                outcome.check(false, tally); // whatever else the row looks at
+            }
+            (!outcome.failed && !outcome.figures.is_empty(), outcome.figures.join(", "))
+        }
         Err(why) => (false, why),
     };
     let verdict = if passed { "PASS" } else { "FAIL" };
@@ -152,6 +158,11 @@ mod tests {
         outcome
     }
 
+    fn dishonest(stage: &Stage) -> Outcome {
+        std::fs::write(stage.dir().join("caller.calls"), "b 1 100\ne 1 200 wrong reply\n").expect("a file");
+        good(stage)
+    }
+
     fn hangs(stage: &Stage) -> Outcome {
         let mut sleep = std::process::Command::new("sleep");
         sleep.arg("1000");
@@ -163,8 +174,9 @@ mod tests {
     fn a_row_passes_only_if_it_measured_what_is_wanted() {
         let long = Duration::from_secs(10);
         assert!(one(&row("good", long, good), true).0);
-        for (name, run) in [("bad", bad as fn(&Stage) -> Outcome), ("empty", |_| Outcome::default())] {
-            assert!(!one(&row(name, long, run), true).0, "{name}");
+        let empty = row("empty", long, |_| Outcome::default());
+        for row in [row("bad", long, bad), row("dishonest", long, dishonest), empty] {
+            assert!(!one(&row, true).0, "{}", row.name);
         }
         let (passed, line) = one(&row("panics", long, |_| panic!("planted")), true);
         assert!(!passed && line.contains("planted"), "{line}");

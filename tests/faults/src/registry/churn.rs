@@ -29,7 +29,7 @@ fn run(stage: &Stage) -> Outcome {
     let mut looker = scene.role("looker", "looker", &[("zookeeperip", &proxy.addr().to_string())]);
     looker.wait_line("looking", Duration::from_secs(10));
     thread::sleep(Duration::from_secs(2));
-    let count = if stage.quick { 20 } else { 100 };
+    let count = if stage.quick { 12 } else { 100 };
     let limit = Duration::from_secs(100);
 
     let begin = Requests::of(&proxy.tap());

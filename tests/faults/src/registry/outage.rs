@@ -36,7 +36,7 @@ fn down(stage: &Stage) -> Outcome {
     scene.show(&scene.nodes(), "before");
 
     let lines = || ["first", "caller"].map(|name| stage.log(name).lines().count());
-    let (before, outage) = (lines(), stage.seconds(12, 60));
+    let (before, outage) = (lines(), stage.seconds(10, 60));
     stage.say(format!("ZooKeeper killed, for {outage:?}"));
     scene.zk.signal(1, Signal::KILL);
     let cpu = registry_cpu([&first, &caller], outage);
@@ -76,7 +76,7 @@ fn hangs(stage: &Stage) -> Outcome {
     let looked = || stage.ledger().calls(0, u64::MAX).filter(|call| call.caller == "looker").count();
     until(Duration::from_secs(10), || looked() > 2).expect("the looker looks");
 
-    let (from, hang) = (now(), stage.seconds(10, 30));
+    let (from, hang) = (now(), stage.seconds(8, 30));
     stage.say(format!("ZooKeeper stopped, for {hang:?}"));
     scene.zk.signal(1, Signal::STOP);
     // Who starts now serves, or is told that nothing is known, in time; who ends now ends.

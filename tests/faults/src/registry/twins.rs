@@ -48,7 +48,7 @@ fn run(stage: &Stage) -> Outcome {
     stage.say("they fight, or do not");
     let (mut changes, mut last_change, mut last) = (0, Duration::ZERO, owner());
     let began = Instant::now();
-    while began.elapsed() < stage.seconds(15, 30) {
+    while began.elapsed() < stage.seconds(8, 30) {
         let now = owner();
         if now != last && now.is_some() {
             (changes, last_change, last) = (changes + 1, began.elapsed(), now);
