@@ -32,11 +32,12 @@ pub(crate) fn asleep(stage: &Stage) -> Outcome {
     }
     stage.say("4 workers sleep, 16 calls wait");
     thread::sleep(Duration::from_millis(100));
-    let (mut peer, mut pings, mut refusals) = (Peer::mux(provider.addr), Vec::new(), Vec::new());
-    for call in 1..=50 {
+    let (mut pings, mut refusals) = (Vec::new(), Vec::new());
+    for call in 21..=70 {
+        // On the connection that has filled the queue: calls of others would take its places.
         let began = Instant::now();
-        peer.send(&request(call, "Echo", &text(b"no room")));
-        let answer = peer.answer(LIMIT);
+        sleepers.send(&request(call, "Echo", &text(b"no room")));
+        let answer = sleepers.answer(LIMIT);
         if answer.is_ok_and(|frame| (frame.call, frame.code) == (call, RESOURCE_EXHAUSTED)) {
             refusals.push(began.elapsed());
         }
