@@ -1,9 +1,8 @@
 //! The worker pool: threads for handlers that may block, behind one bounded queue.
 //!
-//! Jobs wait in lanes, one for each client (stochastic fair queueing, RFC 8290 section 4.1 has the idea
-//! for packets): the lanes have their turns one after the other, and when the queue is full it is the
-//! longest lane that loses its newest job. So a client with a thousand calls delays one with a single call by
-//! one job, and cannot take its place.
+//! Jobs wait in lanes, one for each client (stochastic fairness queueing, McKenney 1990): the lanes have
+//! their turns one after the other, and when the queue is full the longest loses its newest job. So a
+//! client with a thousand calls delays one with a single call by one job, and cannot take its place.
 //!
 //! Waking a thread costs more than a short handler. So while handlers are short no more workers are
 //! woken than there are cores, and another one only when a job has waited too long: the handlers

@@ -125,6 +125,9 @@ fn a_bad_value_names_file_line_key_value_and_what_is_right() {
         ("timeout = -1", "a time"),
         ("timeout = inf", "a time"),
         ("max_header = 65536", "256 to 65535"),
+        ("max_concurrency = pkg.Service", "package.Service:100"),
+        ("max_concurrency = pkg.Service:0", "package.Service:100"),
+        ("max_concurrency = pkg.Service:1,", "package.Service:100"),
         ("max_body = 99999999999999999999G", "1k to 1G"),
         ("max_body = 17179869184G", "1k to 1G"),
         ("max_body = k", "1k to 1G"),
@@ -158,6 +161,22 @@ fn a_bad_value_names_file_line_key_value_and_what_is_right() {
         let text = refused(&format!("# first\n{line}\n"));
         assert!(text.starts_with("test.conf:2: ") && text.contains(want), "{line}: {text}");
     }
+}
+
+#[test]
+fn a_file_is_read_again_and_what_the_program_set_stays() {
+    let path = std::env::temp_dir().join(format!("mprpc-config-{}.conf", std::process::id()));
+    fs::write(&path, "max_queue = 7\nmax_concurrency = a.B/C:3, a.B:10").unwrap();
+    let config = MprpcConfig::from_file(&path).unwrap().with("timeout", "3s").unwrap();
+    assert_eq!(config.settings().max_concurrency, [("a.B/C".into(), 3), ("a.B".into(), 10)]);
+    fs::write(&path, "max_queue = 9").unwrap();
+    let again = config.reread().unwrap();
+    assert_eq!((again.settings().max_queue, again.settings().max_concurrency.len()), (9, 0));
+    assert_eq!(again.settings().timeout, Duration::from_secs(3));
+    fs::write(&path, "max_queue = none").unwrap();
+    assert!(again.reread().is_err());
+    fs::remove_file(&path).unwrap();
+    assert!(again.reread().is_err() && again.file() == Some(&*path));
 }
 
 #[test]
