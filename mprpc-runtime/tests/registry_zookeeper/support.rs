@@ -127,7 +127,16 @@ impl Drop for Provider {
 pub(crate) struct Corner {
     pub(crate) server: String,
     pub(crate) chroot: String,
-    pub(crate) zk: ZooKeeper,
+    pub(crate) zk: Arc<ZooKeeper>,
+}
+
+impl Drop for Corner {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Closing waits for the server, which the test that failed may have stopped.
+            std::mem::forget(Arc::clone(&self.zk));
+        }
+    }
 }
 
 impl Corner {
@@ -135,7 +144,7 @@ impl Corner {
         let chroot = format!("/test-{:016x}", random());
         let root = connect(server);
         make(&root, &chroot, b"", CreateMode::Persistent);
-        let zk = connect(&format!("{server}{chroot}"));
+        let zk = Arc::new(connect(&format!("{server}{chroot}")));
         Self { server: server.into(), chroot, zk }
     }
 

@@ -125,6 +125,12 @@ impl Shared {
         self.news.notify_all();
     }
 
+    /// Why nothing goes on for the moment.
+    pub(super) fn trouble(&self, why: String) {
+        self.desk().trouble = Some(why);
+        self.news.notify_all();
+    }
+
     pub(super) fn stopped(&self) {
         self.desk().stopped = true;
         self.news.notify_all();

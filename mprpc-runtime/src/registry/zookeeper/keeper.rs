@@ -1,7 +1,7 @@
 //! The thread `mprpc-registry`: carries out what the session's supervisor decides.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender};
 
@@ -10,6 +10,7 @@ use super::{
     cache::Cache,
     client::{Client, Failure},
     desk::Shared,
+    outage::Outage,
     publisher::Publisher,
     session::{Event, Session, Step},
     view::View,
@@ -39,8 +40,7 @@ pub(super) struct Work {
     views: Vec<View>,
     /// How many of the desk's changes are known here.
     seen: u64,
-    /// When the outage that goes on was last spoken of.
-    said: Option<Instant>,
+    outage: Outage,
 }
 
 impl Keeper {
@@ -77,7 +77,7 @@ impl Keeper {
                 self.work.views.extend(asked.map(|service| View::new(service, now)));
                 wanted.into_iter().for_each(|wanted| self.work.publisher.want(wanted));
             });
-            if self.work.said.is_some() {
+            if self.work.outage != Outage::No {
                 self.remember();
             }
             self.feed(Event::Tick);
@@ -88,6 +88,9 @@ impl Keeper {
         let mut next = Some(event);
         while let Some(event) = next.take() {
             let step = self.session.on(event, Instant::now());
+            if event == Event::Cut {
+                self.away("the connection is lost");
+            }
             if matches!(step, Step::Restore | Step::Audit) {
                 self.work.publisher.recheck();
                 let now = Instant::now();
@@ -100,11 +103,18 @@ impl Keeper {
                 Step::Work | Step::Audit | Step::Restore => Some(self.work()),
                 Step::Abandon => {
                     self.work.client = None;
-                    self.outage("the session is over");
+                    self.away("the session is over");
                     None
                 }
             };
         }
+    }
+
+    /// Lets those who wait for a first look-up know that it may take a while.
+    fn away(&mut self, why: &str) {
+        self.work.outage.begin(Instant::now());
+        self.remember();
+        self.shared.trouble(format!("ZooKeeper at {}: {why}", self.options.hosts.join(",")));
     }
 
     fn open(&mut self) -> Event {
@@ -115,7 +125,11 @@ impl Keeper {
                 Event::Opened
             }
             Err(why) => {
-                let why = self.outage(&why);
+                let why = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
+                if self.work.outage.tell(Instant::now()) {
+                    log::warn!("{why}; going on with what is known, trying again");
+                }
+                self.remember(); // before those who wait are told
                 self.shared.report(self.work.seen, false, Some(why));
                 Event::Failed
             }
@@ -125,7 +139,7 @@ impl Keeper {
     fn work(&mut self) -> Event {
         match self.work.go_on(&self.shared, self.cache.as_mut()) {
             Ok(refused) => {
-                if self.work.said.take().is_some() {
+                if self.work.outage.end() {
                     log::info!("ZooKeeper at {} is back", self.options.hosts.join(","));
                 }
                 let publisher = &self.work.publisher;
@@ -156,18 +170,6 @@ impl Keeper {
                 Err(why) => log::warn!("{why}"),
             }
         }
-    }
-
-    /// Speaks of an outage when it begins and every half minute.
-    fn outage(&mut self, why: &str) -> String {
-        let text = format!("ZooKeeper at {}: {why}", self.options.hosts.join(","));
-        let long = |said: Instant| said.elapsed() > Duration::from_secs(30);
-        if self.work.said.is_none_or(long) {
-            self.work.said = Some(Instant::now());
-            log::warn!("{text}; going on with what is known, trying again");
-        }
-        self.remember(); // before those who wait are told
-        text
     }
 }
 

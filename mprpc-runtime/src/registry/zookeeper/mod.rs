@@ -44,6 +44,7 @@ mod dial;
 mod directory;
 mod keeper;
 mod nodes;
+mod outage;
 mod probe;
 mod publisher;
 mod session;
