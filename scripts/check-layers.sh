@@ -21,7 +21,7 @@ ROWS = """
 3  reactor  registry  logger  config
 4  descriptor < controller < rpc_channel service < pending table worker < stub
 5  application
-6  provider  channel  inprocess
+6  provider  channel  inprocess  fault_plan
 7  lib
 """
 

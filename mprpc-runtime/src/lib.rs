@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  7  generated code            trait XxxRpc, struct XxxRpc_Stub (protoc-gen-mprpc)
-//!  6  provider  channel         what an application holds; inprocess: both without a network
+//!  6  provider  channel         what an application holds; inprocess: both without a network; fault_plan: made to fail
 //!  5  application               configuration, logger, registry and client reactors, made once
 //!  4  service  worker           handlers and their threads; stub, pending, controller: the caller's side
 //!  3  reactor | registry | logger | config      all that touches the outside world
@@ -61,6 +61,7 @@ pub mod connection;
 pub mod controller;
 pub mod descriptor;
 pub mod error;
+pub mod fault_plan;
 pub mod inprocess;
 pub mod logger;
 pub mod pending;
@@ -82,6 +83,7 @@ pub use connection::{CancelToken, Metadata, ReplyExtras};
 pub use controller::{CallOptions, Controller, MprpcController};
 pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Ran};
+pub use fault_plan::{Fault, FaultPlan, FaultyChannel};
 pub use inprocess::InProcessChannel;
 pub use logger::{Logger, LoggerGuard, LoggerOptions};
 pub use pending::Pending;
