@@ -19,7 +19,7 @@ ROWS = """
 1  wire  balance
 2  connection
 3  reactor  registry  logger  config
-4  descriptor < controller < rpc_channel service < pending table worker < stub
+4  descriptor < controller < rpc_channel service < interceptor pending table worker < stub
 5  application
 6  provider  channel  inprocess  fault_plan
 7  lib

@@ -198,6 +198,7 @@ pub struct Controller {
     pub(crate) metadata: Metadata,
     pub(crate) attachment: Bytes,
     pub(crate) cancel: Option<CancelToken>,
+    pub(crate) reply: Mutex<ReplyExtras>,
 }
 
 impl Controller {
@@ -229,6 +230,29 @@ impl Controller {
     /// Bytes that the caller sent beside the message.
     pub fn attachment(&self) -> &Bytes {
         &self.attachment
+    }
+
+    /// Sends a key and a value along with the response; they are lost if the call fails. Only
+    /// letters, digits and `-_.` are allowed in keys, and about 60,000 bytes for all pairs.
+    ///
+    /// For handlers that return their response. One that has a [`Reply`](crate::Reply) gives them to
+    /// `send_with`, for which `into_extras` has what was set here.
+    pub fn set_response_metadata(&self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
+        self.reply().metadata.set(key, value);
+    }
+
+    /// Sends bytes beside the response, as `set_response_metadata` sends pairs.
+    pub fn set_response_attachment(&self, bytes: impl Into<Vec<u8>>) {
+        self.reply().attachment = bytes.into();
+    }
+
+    /// What the handler wants to send beside its response.
+    pub fn into_extras(self) -> ReplyExtras {
+        self.reply.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn reply(&self) -> MutexGuard<'_, ReplyExtras> {
+        self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether the caller is gone or no longer wants the answer.

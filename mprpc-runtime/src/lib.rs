@@ -63,6 +63,7 @@ pub mod descriptor;
 pub mod error;
 pub mod fault_plan;
 pub mod inprocess;
+pub mod interceptor;
 pub mod logger;
 pub mod pending;
 pub mod provider;
@@ -85,6 +86,9 @@ pub use descriptor::{MethodDescriptor, ServiceDescriptor};
 pub use error::{CallError, Error, Ran};
 pub use fault_plan::{Fault, FaultPlan, FaultyChannel};
 pub use inprocess::InProcessChannel;
+pub use interceptor::{
+    Answered, Arrived, ClientInterceptor, Ended, Intercepted, Outgoing, ServerInterceptor,
+};
 pub use logger::{Logger, LoggerGuard, LoggerOptions};
 pub use pending::Pending;
 pub use provider::{RpcProvider, RunningProvider};

@@ -50,6 +50,7 @@ impl<'a> ServerCall<'a> {
             metadata: incoming.metadata,
             attachment,
             cancel,
+            reply: Mutex::default(),
         };
         Self { controller, body: incoming.body, ticket: incoming.ticket }
     }

@@ -9,6 +9,7 @@ use crate::{
     controller::{CallOptions, MprpcController},
     descriptor::MethodDescriptor,
     error::Error,
+    interceptor::{ClientInterceptor, Intercepted},
     pending::Pending,
     rpc_channel::{Call, RpcChannel, extras, parse_response, refuse_on_reactor},
 };
@@ -30,6 +31,13 @@ impl Stub {
     #[must_use]
     pub fn with(&self, options: CallOptions) -> Self {
         Self { channel: self.channel.clone(), options }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    #[must_use]
+    pub fn intercept(&self, interceptor: impl ClientInterceptor + 'static) -> Self {
+        let channel = Arc::new(Intercepted::new(self.channel.clone(), interceptor));
+        Self { channel, options: self.options.clone() }
     }
 
     /// The same stub, whose calls report to `controller` and end when it is cancelled.

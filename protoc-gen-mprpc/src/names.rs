@@ -125,8 +125,8 @@ fn raw(name: String) -> String {
 const SUFFIXES: [&str; 4] = ["_deferred", "_async", "_start", "_batch"];
 
 /// Generated beside the methods, or methods of prelude traits that every type has and that would be hidden.
-const RESERVED: [&str; 8] =
-    ["new", "with", "controlled_by", "descriptor", "service", "clone", "into", "try_into"];
+const RESERVED: [&str; 9] =
+    ["new", "with", "controlled_by", "intercept", "descriptor", "service", "clone", "into", "try_into"];
 
 const RUST_KEYWORDS: [&str; 47] = [
     "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "do", "dyn", "else",
@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn a_method_gives_way_to_generated_functions_wherever_it_stands() {
-        assert_eq!(calls(&["New", "With", "ControlledBy"]), ["new_", "with_", "controlled_by_"]);
+        assert_eq!(calls(&["New", "With", "Intercept"]), ["new_", "with_", "intercept_"]);
         assert_eq!(calls(&["XAsync", "X"]), ["x_async_", "x"]);
         assert_eq!(calls(&["X", "XAsync"]), ["x", "x_async_"]);
         assert_eq!(calls(&["GetURL", "GetUrl", "get_url"]), ["get_url", "get_url_", "get_url__"]);

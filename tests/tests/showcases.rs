@@ -1,4 +1,4 @@
-//! The smaller example programs: relay, cluster, chat, deferred, protobuf-demo.
+//! The smaller example programs: relay, cluster, chat, deferred, interceptors, protobuf-demo.
 
 use std::{
     fs,
@@ -72,6 +72,35 @@ fn one_worker_has_a_hundred_deferred_calls_open_at_once() {
     let lines = start("deferred", &TempDir::new(), &[("worker_threads", "1")]).succeed(SOON);
     // One after the other they would take twenty seconds, and the call's time would be over after five.
     assert!(lines.iter().any(|line| line.starts_with("100 calls that take 200ms each")), "{lines:?}");
+}
+
+#[test]
+fn interceptors_send_check_count_and_log() {
+    let dir = TempDir::new();
+    let lines = start("interceptors", &dir, &[("token", "secret")]).succeed(SOON);
+    let said = |part: &str| lines.iter().any(|line| line.contains(part));
+    for part in [
+        "UNAUTHENTICATED fixbug.UserServiceRpc/Login",
+        "made: Login OK 10 ",
+        "made: Login UNAUTHENTICATED 1 ",
+    ] {
+        assert!(said(part), "no {part} in {lines:#?}");
+    }
+    for part in ["served: Login OK 10 ", "served: Login UNAUTHENTICATED 1 "] {
+        assert!(said(part), "no {part} in {lines:#?}");
+    }
+    let files = fs::read_dir(dir.path()).expect("the directory exists");
+    let log = files
+        .map(|file| file.expect("an entry").path())
+        .find(|path| path.to_string_lossy().ends_with("log.txt"));
+    let logged = fs::read_to_string(log.expect("a log")).expect("a text");
+    assert_eq!(logged.matches("fixbug.UserServiceRpc/Login OK").count(), 10, "{logged}");
+    assert_eq!(
+        logged.matches("fixbug.UserServiceRpc/Login UNAUTHENTICATED: who are you?").count(),
+        1,
+        "{logged}"
+    );
+    assert!(!logged.contains("secret"), "{logged}");
 }
 
 #[test]

@@ -76,18 +76,9 @@ pub(super) fn check(call: &Call<'_>, settings: &ClientSettings) -> Result<u64, S
         return Err(Status::resource_exhausted(text));
     }
     let metadata = &call.options.given().metadata;
-    if metadata.is_empty() {
-        return Ok(size);
-    }
-    for (key, _) in metadata.iter() {
-        if let Err(why) = Metadata::check_key(key) {
-            return Err(Status::invalid_argument(why));
-        }
-    }
-    let (meta, limit) = (metadata.size(), MAX_METADATA.min(settings.max_header as usize));
-    if meta > limit {
-        let text = format!("the metadata of {meta} bytes is over {limit} bytes (max_header)");
-        return Err(Status::invalid_argument(text));
+    if !metadata.is_empty() {
+        let limit = MAX_METADATA.min(settings.max_header as usize);
+        metadata.check(limit).map_err(Status::invalid_argument)?;
     }
     Ok(size)
 }

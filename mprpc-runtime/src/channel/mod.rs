@@ -23,6 +23,7 @@ use crate::{
     connection::{ReplyExtras, call::Failure, client::ClientSettings},
     descriptor::MethodDescriptor,
     error::{CallError, Error, Ran},
+    interceptor::{ClientInterceptor, Intercepted},
     reactor,
     registry::{Endpoint, Registry, direct::DirectRegistry},
     rpc_channel::{Call, Done, RpcChannel, refuse_on_reactor},
@@ -120,6 +121,12 @@ impl MprpcChannel {
     #[must_use]
     pub fn with_balance(&self, balance: Policy) -> Self {
         Self { balance, ..self.clone() }
+    }
+
+    /// The same channel, on the same connections, whose calls `interceptor` sees.
+    #[must_use]
+    pub fn intercept(&self, interceptor: impl ClientInterceptor + 'static) -> Intercepted<Self> {
+        Intercepted::new(self.clone(), interceptor)
     }
 
     /// Places the next attempt of a call.

@@ -115,8 +115,18 @@ impl Metadata {
         self.0.is_empty()
     }
 
+    /// Whether all of it may be sent in a header that has `limit` bytes for it.
+    pub(crate) fn check(&self, limit: usize) -> Result<(), String> {
+        self.iter().try_for_each(|(key, _)| Self::check_key(key))?;
+        let size = self.size();
+        if size <= limit {
+            return Ok(());
+        }
+        Err(format!("the metadata of {size} bytes is over {limit} bytes (max_header)"))
+    }
+
     /// About how many bytes of a frame's header they take; up to `MAX_METADATA` always fit.
-    pub(crate) fn size(&self) -> usize {
+    pub(super) fn size(&self) -> usize {
         self.iter().map(|(key, value)| key.len() + value.len() + 16).sum()
     }
 

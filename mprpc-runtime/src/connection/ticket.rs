@@ -28,7 +28,12 @@ enum Route {
     Connection { mailbox: Arc<Mailbox>, conn: ConnId, call: u64, wire: Wire, max_body: u32 },
     /// To a caller in this process.
     Local(Box<dyn FnOnce(Outcome<'_>) + Send>),
+    /// By another ticket, past somebody who wants to know.
+    Watched(Box<(Ticket, Watcher)>),
 }
+
+/// Gets to know why a call failed, or that it did not.
+type Watcher = Box<dyn FnOnce(Option<&Status>) + Send>;
 
 /// What a handler sends beside its message.
 #[derive(Clone, Debug, Default)]
@@ -59,10 +64,16 @@ impl Ticket {
         self.shares.push(share);
     }
 
+    /// A ticket that answers through `ticket` once `watcher` knows why the call failed, if it did.
+    pub fn watched(ticket: Self, watcher: impl FnOnce(Option<&Status>) + Send + 'static) -> Self {
+        Self::of(Route::Watched(Box::new((ticket, Box::new(watcher)))))
+    }
+
     /// Which wire the answer will take; `None` for a caller in this process.
     pub fn wire(&self) -> Option<Wire> {
         match &self.route {
             Some(Route::Connection { wire, .. }) => Some(*wire),
+            Some(Route::Watched(watched)) => watched.0.wire(),
             _ => None,
         }
     }
@@ -70,9 +81,12 @@ impl Ticket {
     /// Answers with a message. Returns its size in bytes.
     pub fn answer(mut self, message: &dyn MessageDyn, extras: &ReplyExtras) -> u64 {
         let size = message.compute_size_dyn();
-        let result = if message.is_initialized_dyn() { Ok(message) } else { Err(incomplete(message)) };
         if let Some(route) = self.route.take() {
-            route.send(result, size, extras);
+            let refusal = match message.is_initialized_dyn() {
+                true => route.refusal(size, extras),
+                false => Some(incomplete(message)),
+            };
+            route.send(refusal.map_or(Ok(message), Err), size, extras);
         }
         size
     }
@@ -98,22 +112,37 @@ impl Drop for Ticket {
 }
 
 impl Route {
+    /// Why an answer cannot be sent.
+    fn refusal(&self, size: u64, extras: &ReplyExtras) -> Option<Status> {
+        let total = size + extras.attachment.len() as u64;
+        match self {
+            Self::Connection { max_body, .. } if total > u64::from(*max_body) => {
+                return Some(too_large(total, *max_body));
+            }
+            Self::Watched(watched) => return watched.0.route.as_ref()?.refusal(size, extras),
+            Self::Connection { .. } | Self::Local(_) => {}
+        }
+        let wrong = extras.metadata.check(MAX_METADATA).err()?;
+        let large = extras.metadata.size() > MAX_METADATA;
+        let code = if large { Code::ResourceExhausted } else { Code::Internal };
+        Some(Status::new(code, format!("in the response, {wrong}")))
+    }
+
     fn send(self, result: Result<&dyn MessageDyn, Status>, size: u64, extras: &ReplyExtras) {
         match self {
-            Self::Connection { mailbox, conn, call, wire, max_body } => {
-                let total = size + extras.attachment.len() as u64;
-                let result = match result {
-                    Ok(_) if total > u64::from(max_body) => Err(too_large(total, max_body)),
-                    Ok(_) if extras.metadata.size() > MAX_METADATA => Err(Status::resource_exhausted(
-                        "the metadata of the response does not fit in a header",
-                    )),
-                    other => other,
-                };
+            Self::Connection { mailbox, conn, call, wire, .. } => {
                 let failed = result.is_err();
                 mailbox.answer(conn, call, failed, |out| match wire {
                     Wire::Mux => append_response(out, call, result, extras),
                     Wire::Legacy(_) => append_bare(out, result),
                 });
+            }
+            Self::Watched(watched) => {
+                let (mut ticket, watcher) = *watched;
+                watcher(result.as_ref().err());
+                if let Some(route) = ticket.route.take() {
+                    route.send(result, size, extras);
+                }
             }
             Self::Local(done) => match result {
                 Err(status) => done(Err(Failure { ran: Ran::Maybe, status })),
@@ -138,6 +167,7 @@ impl std::fmt::Debug for Route {
                 write!(f, "call {call} of connection {}", conn.0)
             }
             Self::Local(_) => f.write_str("a local call"),
+            Self::Watched(watched) => watched.0.fmt(f),
         }
     }
 }

@@ -17,6 +17,7 @@ use crate::{
         server::{ServerConnection, ServerSettings},
     },
     error::Error,
+    interceptor::{ServerInterceptor, admit},
     reactor::{Accept, LogLimit},
     service::{ServerCall, Service},
     status::Status,
@@ -40,6 +41,7 @@ impl Server {
         settings: &Settings,
         instance: u64,
         table: ServiceTable,
+        interceptors: Vec<Arc<dyn ServerInterceptor>>,
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Result<Self, Error> {
         let workers =
@@ -48,6 +50,7 @@ impl Server {
         let dispatcher = Dispatcher {
             watch: Arc::new(Watch::start(table.paths(), settings.slow_handler)?),
             table,
+            interceptors,
             gathered: Mutex::default(),
             workers,
             mailboxes,
@@ -93,6 +96,7 @@ impl Accept for Server {
 /// Brings calls to their handlers: inline, or gathered and handed to the workers once a turn.
 pub(super) struct Dispatcher {
     pub(super) table: ServiceTable,
+    interceptors: Vec<Arc<dyn ServerInterceptor>>,
     gathered: Mutex<Vec<(u64, Job)>>,
     workers: worker::Pool<Job>,
     /// Those of the reactors, which know how many calls are open.
@@ -213,6 +217,10 @@ impl Dispatch for Dispatcher {
             let text = format!("{}/{} is not served here", incoming.service, incoming.method);
             return incoming.ticket.fail(Status::unimplemented(text));
         };
+        if !self.interceptors.is_empty() {
+            let Some(admitted) = admit(&self.interceptors, route.method, incoming) else { return };
+            incoming = admitted;
+        }
         if let Some(text) = self.refusal(route, &mut incoming) {
             return incoming.ticket.fail(Status::resource_exhausted(text).with_retryable(true));
         }

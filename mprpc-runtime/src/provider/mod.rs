@@ -22,6 +22,7 @@ use crate::{
     application::MprpcApplication,
     config::{MprpcConfig, Settings},
     error::Error,
+    interceptor::ServerInterceptor,
     reactor::{self, Accepting, Acceptor, Handle, ReactorOptions},
     registry::{Publication, zookeeper::route_to},
     service::Service,
@@ -41,6 +42,7 @@ use dispatch::Server;
 pub struct RpcProvider {
     app: MprpcApplication,
     table: ServiceTable,
+    interceptors: Vec<Arc<dyn ServerInterceptor>>,
     addr: SocketAddr,
     weight: u32,
     zone: String,
@@ -53,6 +55,7 @@ impl RpcProvider {
         Self {
             app: app.clone(),
             table: ServiceTable::default(),
+            interceptors: Vec::new(),
             addr: settings.server_addr(),
             weight: settings.weight.into(),
             zone: settings.zone.clone(),
@@ -110,6 +113,11 @@ impl RpcProvider {
         if self.table.cap(name, limit) { Ok(()) } else { Err(nothing_to_limit(name, &self.table)) }
     }
 
+    /// Has `interceptor` see every call of the services, whenever those were notified.
+    pub fn intercept(&mut self, interceptor: impl ServerInterceptor + 'static) {
+        self.interceptors.push(Arc::new(interceptor));
+    }
+
     /// Serves until SIGTERM or SIGINT, then drains: running calls finish, at most for
     /// `drain_timeout`. A second signal ends the process at once. SIGHUP reads the configuration file
     /// again, see [`RunningProvider::reload`].
@@ -158,7 +166,8 @@ impl RpcProvider {
         let options = ReactorOptions { spin, user_timeout, ..Default::default() };
         let reactors = reactor::Pool::start("mprpc-io", settings.io_threads, &options)?;
         let mailboxes = reactors.handles().iter().map(|handle| handle.mailbox().clone()).collect();
-        let server = Arc::new(Server::new(settings, self.app.instance(), self.table, mailboxes)?);
+        let server =
+            Arc::new(Server::new(settings, self.app.instance(), self.table, self.interceptors, mailboxes)?);
         let accepting = acceptor.run(&reactors, server.clone(), max_connections)?;
         accepting.set_limits(max_connections, settings.max_address_connections);
         log::info!("{}", limits::worst_case(settings, max_connections));

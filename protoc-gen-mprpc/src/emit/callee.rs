@@ -55,7 +55,7 @@ fn trait_methods(method: &Method<'_>) -> [TokenStream; 2] {
             #deferred_doc
             #deprecated
             #deferred {
-                reply.send(self.#call(&controller, request));
+                reply.send_with(self.#call(&controller, request), &controller.into_extras());
             }
         },
     ]

@@ -45,7 +45,7 @@ fn descriptor(service: &str, method: &Method<'_>) -> TokenStream {
     quote!(::mprpc_runtime::MethodDescriptor::new(#service, #wire, #input, #output) #inline #idempotent #timeout #empty)
 }
 
-fn common_methods(constant: &proc_macro2::Ident, constant_doc: &TokenStream) -> [TokenStream; 4] {
+fn common_methods(constant: &proc_macro2::Ident, constant_doc: &TokenStream) -> [TokenStream; 5] {
     [
         quote! {
             /// Makes a stub that calls over `channel`.
@@ -69,6 +69,12 @@ fn common_methods(constant: &proc_macro2::Ident, constant_doc: &TokenStream) -> 
             /// The same stub, whose calls report to `controller`.
             pub fn controlled_by(&self, controller: &mut ::mprpc_runtime::MprpcController) -> Self {
                 Self { stub: self.stub.controlled_by(controller) }
+            }
+        },
+        quote! {
+            /// The same stub, whose calls `interceptor` sees.
+            pub fn intercept(&self, interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static) -> Self {
+                Self { stub: self.stub.intercept(interceptor) }
             }
         },
     ]

@@ -29,7 +29,11 @@ pub trait FriendServiceRpc: Send + Sync + 'static {
         request: super::friend::GetFriendsListRequest,
         reply: ::mprpc_runtime::Reply<super::friend::GetFriendsListResponse>,
     ) {
-        reply.send(self.get_friends_list(&controller, request));
+        reply
+            .send_with(
+                self.get_friends_list(&controller, request),
+                &controller.into_extras(),
+            );
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -149,6 +153,16 @@ impl FriendServiceRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 

@@ -26,7 +26,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Type,
         reply: ::mprpc_runtime::Reply<super::tricky::Type>,
     ) {
-        reply.send(self.r#type(&controller, request));
+        reply.send_with(self.r#type(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Match`.
@@ -53,7 +53,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::type_::Self_,
         reply: ::mprpc_runtime::Reply<super::tricky::type_::self_::HTTPThing>,
     ) {
-        reply.send(self.r#match(&controller, request));
+        reply.send_with(self.r#match(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Self`.
@@ -77,7 +77,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.self_(&controller, request));
+        reply.send_with(self.self_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Super`.
@@ -101,7 +101,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.super_(&controller, request));
+        reply.send_with(self.super_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Crate`.
@@ -125,7 +125,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.crate_(&controller, request));
+        reply.send_with(self.crate_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Extern`.
@@ -149,7 +149,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.extern_(&controller, request));
+        reply.send_with(self.extern_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Async`.
@@ -173,7 +173,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#async(&controller, request));
+        reply.send_with(self.r#async(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Await`.
@@ -197,7 +197,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#await(&controller, request));
+        reply.send_with(self.r#await(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Dyn`.
@@ -221,7 +221,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#dyn(&controller, request));
+        reply.send_with(self.r#dyn(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Try`.
@@ -245,7 +245,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#try(&controller, request));
+        reply.send_with(self.r#try(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Gen`.
@@ -269,7 +269,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#gen(&controller, request));
+        reply.send_with(self.r#gen(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Yield`.
@@ -293,7 +293,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#yield(&controller, request));
+        reply.send_with(self.r#yield(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Union`.
@@ -317,7 +317,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.union(&controller, request));
+        reply.send_with(self.union(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Keywords/Move`.
@@ -341,7 +341,7 @@ pub trait KeywordsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.r#move(&controller, request));
+        reply.send_with(self.r#move(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -837,6 +837,16 @@ impl KeywordsRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 
@@ -1368,7 +1378,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.new_(&controller, request));
+        reply.send_with(self.new_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/With`.
@@ -1392,7 +1402,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.with_(&controller, request));
+        reply.send_with(self.with_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/ControlledBy`.
@@ -1416,7 +1426,11 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.controlled_by_(&controller, request));
+        reply
+            .send_with(
+                self.controlled_by_(&controller, request),
+                &controller.into_extras(),
+            );
     }
 
     /// Answers `tricky.v1.Collisions/Descriptor`.
@@ -1440,7 +1454,11 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.descriptor_(&controller, request));
+        reply
+            .send_with(
+                self.descriptor_(&controller, request),
+                &controller.into_extras(),
+            );
     }
 
     /// Answers `tricky.v1.Collisions/Service`.
@@ -1464,7 +1482,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.service_(&controller, request));
+        reply.send_with(self.service_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/Clone`.
@@ -1488,7 +1506,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.clone_(&controller, request));
+        reply.send_with(self.clone_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/Into`.
@@ -1512,7 +1530,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.into_(&controller, request));
+        reply.send_with(self.into_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/TryInto`.
@@ -1536,7 +1554,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.try_into_(&controller, request));
+        reply.send_with(self.try_into_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/ToString`.
@@ -1560,7 +1578,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.to_string(&controller, request));
+        reply.send_with(self.to_string(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/Drop`.
@@ -1584,7 +1602,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.drop(&controller, request));
+        reply.send_with(self.drop(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/Fmt`.
@@ -1608,7 +1626,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.fmt(&controller, request));
+        reply.send_with(self.fmt(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/XAsync`.
@@ -1632,7 +1650,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.x_async_(&controller, request));
+        reply.send_with(self.x_async_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/XStart`.
@@ -1656,7 +1674,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.x_start_(&controller, request));
+        reply.send_with(self.x_start_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/XBatch`.
@@ -1680,7 +1698,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.x_batch_(&controller, request));
+        reply.send_with(self.x_batch_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/XDeferred`.
@@ -1704,7 +1722,11 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.x_deferred_(&controller, request));
+        reply
+            .send_with(
+                self.x_deferred_(&controller, request),
+                &controller.into_extras(),
+            );
     }
 
     /// Answers `tricky.v1.Collisions/X`.
@@ -1728,7 +1750,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.x(&controller, request));
+        reply.send_with(self.x(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/GetURL`.
@@ -1752,7 +1774,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.get_url(&controller, request));
+        reply.send_with(self.get_url(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/GetUrl`.
@@ -1776,7 +1798,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.get_url_(&controller, request));
+        reply.send_with(self.get_url_(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/get_url`.
@@ -1800,7 +1822,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.get_url__(&controller, request));
+        reply.send_with(self.get_url__(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/_1`.
@@ -1824,7 +1846,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self._1(&controller, request));
+        reply.send_with(self._1(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.Collisions/__`.
@@ -1848,7 +1870,7 @@ pub trait CollisionsRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.__(&controller, request));
+        reply.send_with(self.__(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -2546,6 +2568,16 @@ impl CollisionsRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 
@@ -3311,7 +3343,7 @@ pub trait EchoRpc_: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.say(&controller, request));
+        reply.send_with(self.say(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -3432,6 +3464,16 @@ impl EchoRpc__Stub {
         }
     }
 
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
+        }
+    }
+
     /// Calls `tricky.v1.Echo/Say`.
     pub fn say(
         &self,
@@ -3494,7 +3536,7 @@ pub trait EchoRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.say(&controller, request));
+        reply.send_with(self.say(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -3615,6 +3657,16 @@ impl EchoRpc_Stub {
         }
     }
 
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
+        }
+    }
+
     /// Calls `tricky.v1.EchoRpc/Say`.
     pub fn say(
         &self,
@@ -3677,7 +3729,7 @@ pub trait SnakeCaseRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.call_me(&controller, request));
+        reply.send_with(self.call_me(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -3795,6 +3847,16 @@ impl SnakeCaseRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 
@@ -3925,6 +3987,16 @@ impl EmptyRpc_Stub {
             stub: self.stub.controlled_by(controller),
         }
     }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
+        }
+    }
 }
 
 /// Types from elsewhere, and options.
@@ -3973,7 +4045,7 @@ pub trait TypesRpc: Send + Sync + 'static {
         request: ::protobuf::well_known_types::empty::Empty,
         reply: ::mprpc_runtime::Reply<::protobuf::well_known_types::empty::Empty>,
     ) {
-        reply.send(self.ping(&controller, request));
+        reply.send_with(self.ping(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.TypesRpc/Struct`.
@@ -4000,7 +4072,7 @@ pub trait TypesRpc: Send + Sync + 'static {
         request: ::protobuf::well_known_types::struct_::Struct,
         reply: ::mprpc_runtime::Reply<::protobuf::well_known_types::struct_::Value>,
     ) {
-        reply.send(self.r#struct(&controller, request));
+        reply.send_with(self.r#struct(&controller, request), &controller.into_extras());
     }
 
     /// Answers `tricky.v1.TypesRpc/Common`.
@@ -4027,7 +4099,7 @@ pub trait TypesRpc: Send + Sync + 'static {
         request: super::common_types::Page,
         reply: ::mprpc_runtime::Reply<super::common_types::page::Entry>,
     ) {
-        reply.send(self.common(&controller, request));
+        reply.send_with(self.common(&controller, request), &controller.into_extras());
     }
 
     /// 注册一个新的账号。
@@ -4051,7 +4123,7 @@ pub trait TypesRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Type>,
     ) {
-        reply.send(self.pool(&controller, request));
+        reply.send_with(self.pool(&controller, request), &controller.into_extras());
     }
 
     /// Old.
@@ -4077,7 +4149,7 @@ pub trait TypesRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Type>,
     ) {
-        reply.send(self.old(&controller, request));
+        reply.send_with(self.old(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -4319,6 +4391,16 @@ impl TypesRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 
@@ -4564,7 +4646,7 @@ pub trait OldRpc: Send + Sync + 'static {
         request: super::tricky::Nothing,
         reply: ::mprpc_runtime::Reply<super::tricky::Nothing>,
     ) {
-        reply.send(self.call(&controller, request));
+        reply.send_with(self.call(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -4683,6 +4765,16 @@ impl OldRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 

@@ -26,7 +26,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
         request: super::user::LoginRequest,
         reply: ::mprpc_runtime::Reply<super::user::LoginResponse>,
     ) {
-        reply.send(self.login(&controller, request));
+        reply.send_with(self.login(&controller, request), &controller.into_extras());
     }
 
     /// Makes a new account.
@@ -50,7 +50,7 @@ pub trait UserServiceRpc: Send + Sync + 'static {
         request: super::user::RegisterRequest,
         reply: ::mprpc_runtime::Reply<super::user::RegisterResponse>,
     ) {
-        reply.send(self.register(&controller, request));
+        reply.send_with(self.register(&controller, request), &controller.into_extras());
     }
 
     /// Makes the service that `RpcProvider::notify_service` takes.
@@ -195,6 +195,16 @@ impl UserServiceRpc_Stub {
     ) -> Self {
         Self {
             stub: self.stub.controlled_by(controller),
+        }
+    }
+
+    /// The same stub, whose calls `interceptor` sees.
+    pub fn intercept(
+        &self,
+        interceptor: impl ::mprpc_runtime::ClientInterceptor + 'static,
+    ) -> Self {
+        Self {
+            stub: self.stub.intercept(interceptor),
         }
     }
 
