@@ -75,6 +75,12 @@ pub(crate) const ROWS: &[Row] = &[
         run: crowds::ten_thousand,
     },
     Row {
+        name: "storms",
+        wanted: "cancel storm, ping flood, duplicate and reused ids: ended with a reason, nobody else affected",
+        limit: Duration::from_secs(60),
+        run: storms::all,
+    },
+    Row {
         name: "overload",
         wanted: "goodput >= 80 % of capacity, rejections within 50 ms, alive in 512 MiB",
         limit: Duration::from_secs(90),
