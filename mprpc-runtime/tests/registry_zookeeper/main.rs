@@ -334,6 +334,37 @@ fn a_restart_and_an_outage_longer_than_the_session_are_survived() {
 }
 
 #[test]
+fn a_server_that_speaks_rubbish_is_left_for_one_that_does_not() {
+    use std::io::{Read, Write};
+    let Some(server) = server() else { return };
+    let corner = Corner::of(&server);
+    // It says that it serves; on what it answers to a session, the crate's thread panics.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut options = corner.options();
+    options.hosts = vec![listener.local_addr().unwrap().to_string()];
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut start = [0; 4];
+            let question = stream.read_exact(&mut start).is_ok() && start == *b"srvr";
+            let answer: &[u8] = if question { b"Mode: standalone\n" } else { &[0, 0, 0, 4, 9, 9, 9, 9] };
+            let _ = stream.write_all(answer);
+            thread::sleep(ms(20));
+        }
+    });
+    let start = Instant::now();
+    options.require = true;
+    let error = mprpc_runtime::registry::ZooKeeperRegistry::start(options.clone()).err().expect("no session");
+    assert!(start.elapsed() < ms(5000), "{error}");
+    options.require = false;
+    options.hosts.push(corner.server.clone());
+    let registry = mprpc_runtime::registry::ZooKeeperRegistry::start(options).unwrap();
+    let provider = Provider::start();
+    registry.publish(provider.publication()).unwrap();
+    // Half of the attempts go to the liar first; they pause for three seconds at most.
+    eventually(ms(40_000), "published", || corner.text(&instance_path(provider.addr)).is_some());
+}
+
+#[test]
 fn a_hanging_zookeeper_keeps_nobody_waiting() {
     if server().is_none() {
         return;

@@ -4,23 +4,36 @@
 //!   publish drain withdraw          lookup ------------------------------> snapshots
 //!            |                        | first time                             ^
 //!            v                        v                                        |
-//!   +----------------- desk ----------------+   Desk, Stop                     | deliver
+//!   +----------------- desk ----------------+   Desk, Stop, Ask (zk_client)    | deliver
 //!                     ^    |                                                   |
 //!            outcome  |    v                                                   |
 //!   mprpc-registry: keeper --- event ---> session (pure): Open Restore Audit Work Abandon
 //!                     |    |
 //!                     |    +--> publisher --- node found ---> claim (pure): Create Write Delete ...
-//!                     |    +--> views ------- node found ---> nodes (pure): endpoint or rubbish
+//!                     |    +--> views: two directories each - nodes (pure): endpoint or rubbish
+//!                     |    +--> cache: files for a start without ZooKeeper; outage: what the log hears
 //!                     v
 //!   mprpc-zookeeper: client, one for each session; bounded requests in, Link and Node news out
 //!                     |
-//!   the crate's threads "io", parked while no server answers, and "event"
+//!   the crate's threads "io", parked (probe) while no server answers, and "event"
 //! ```
 //!
-//! The `zookeeper` crate forgets watches and authentication when it reconnects, takes a new session
-//! without a word, dials without pause, waits without end and cannot be closed while it has no
-//! server. So the keeper waits for it no longer than a request may take, gives a client that fails
-//! away to be closed and makes a new one, and after each reconnection works as if all were lost.
+//! The `zookeeper` crate is the cause of all this. What it does, and what is done about it:
+//!
+//! - It forgets watches and authentication when it reconnects, and takes a new session without a word:
+//!   after each `Joined` the session says `Restore`, and all is done as if nothing were known.
+//! - It waits for answers without end: `Client::call` does not; who is late is abandoned.
+//! - It dials without pause, in one order, and waits for its first host for ever: hosts are probed and
+//!   shuffled before it is let loose, and its I/O thread is parked while none serves.
+//! - It cannot be closed without a server, and closing may hang: a thread of the client's own does that.
+//! - It is dead for good when its session ends, and its threads may die without a word: news of the
+//!   first, and lost requests for longer than a session for the second, get a new client.
+//! - It takes a session for lost if it was too busy to ping: an audit every 4/5 of the time-out, and
+//!   between them little else; programs' own requests have a session of their own.
+//! - It piles up the closures of lost watches and overflows its request numbers: a client is replaced
+//!   after 100 reconnections or 2^30 requests.
+//! - It panics on what it does not expect, and breaks on answers above 2 MiB: calls are caught, long
+//!   lists are refused, and paths and sizes are checked before they are sent.
 
 use std::{
     hash::{BuildHasher, RandomState},

@@ -43,6 +43,8 @@ pub(super) enum Step {
 pub(super) struct Session {
     timeout: Duration,
     state: State,
+    /// How often the client found a server again.
+    joins: u32,
     dice: u64,
 }
 
@@ -60,7 +62,7 @@ impl Session {
     /// A session that wants to be opened at once. `dice` is any number; it decides the jitter.
     pub(super) fn new(timeout: Duration, now: Instant, dice: u64) -> Self {
         let state = State::Down(0, now);
-        Self { timeout, state, dice }
+        Self { timeout, state, joins: 0, dice }
     }
 
     /// Takes an event and says what to do. The outcome of `Open` is to be reported as `Opened` or
@@ -68,6 +70,11 @@ impl Session {
     pub(super) fn on(&mut self, event: Event, now: Instant) -> Step {
         let audit = now + self.audit_period();
         let patience = self.timeout + PATIENCE;
+        self.joins = match event {
+            Event::Opened => 0,
+            Event::Joined => self.joins + 1,
+            _ => self.joins,
+        };
         let (state, step) = match (self.state, event) {
             (State::Down(_, retry), Event::Tick) if now >= retry => return Step::Open,
             (State::Down(n, _), Event::Failed) => (self.down(n + 1, now), Step::Wait),
@@ -75,6 +82,7 @@ impl Session {
             // A client that was given away has nothing to say.
             (State::Down(..), _) => return Step::Wait,
             (_, Event::Ended | Event::Late) => (self.down(0, now), Step::Abandon),
+            (_, Event::Joined) if self.joins > MAX_JOINS => (self.down(0, now), Step::Abandon),
             (_, Event::Joined) => (State::Up(audit, None), Step::Restore),
             // By then it would have found a server or said that it ended.
             (State::Cut(since), Event::Tick) if now >= since + patience => (self.down(0, now), Step::Abandon),
@@ -123,6 +131,8 @@ pub(super) fn backoff(failures: u32, dice: u64) -> Duration {
     Duration::from_millis(most / 2 + dice % (most / 2 + 1))
 }
 
+/// The crate keeps the closures of watches that a reconnection made useless, for as long as it lives.
+const MAX_JOINS: u32 = 100;
 const DOUBT_PAUSE: Duration = Duration::from_secs(1);
 /// How long after its session's time a client without a server may take to say that it ended.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -182,6 +192,20 @@ mod tests {
     fn a_session_replaced_behind_our_back_is_restored_too() {
         let (mut session, now) = up();
         assert_eq!(session.on(Event::Joined, now), Step::Restore);
+    }
+
+    #[test]
+    fn a_client_that_reconnected_a_hundred_times_is_replaced() {
+        let (mut session, now) = up();
+        for _ in 0..MAX_JOINS {
+            session.on(Event::Cut, now);
+            assert_eq!(session.on(Event::Joined, now), Step::Restore);
+        }
+        assert_eq!(session.on(Event::Joined, now), Step::Abandon);
+        let retry = session.wake(now, None);
+        assert_eq!(session.on(Event::Tick, retry), Step::Open);
+        assert_eq!(session.on(Event::Opened, retry), Step::Restore);
+        assert_eq!(session.on(Event::Joined, retry), Step::Restore);
     }
 
     #[test]
