@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// How a call is to be made. What is not set here comes from the method's options in the .proto
-/// file, then from the configuration.
+/// file, then from the channel ([`with_timeout`](crate::MprpcChannel::with_timeout)), then from the
+/// configuration.
 ///
 /// ```
 /// use std::time::Duration;
@@ -79,7 +80,8 @@ impl CallOptions {
         self
     }
 
-    /// Sends a key and a value along with the request.
+    /// Sends a key and a value along with the request. A key is 1 to 128 ASCII letters, digits, `-`,
+    /// `_` and `.`; with another one the call fails before it is sent.
     #[must_use]
     pub fn metadata(mut self, key: impl Into<String>, value: impl Into<Vec<u8>>) -> Self {
         self.change().metadata.set(key, value);

@@ -1,10 +1,13 @@
 //! The channel: finds who serves a call, carries it there, and tries elsewhere what did not run.
 //!
 //! ```text
-//!   stub -> MprpcChannel -> services: who serves it (registry snapshot) -> Peer
+//!   stub -> MprpcChannel -> services: who serves it (registry snapshot), who of them (balance) -> Peer
 //!                 blocking call     -> a connection from the peer's pool, driven by the calling thread
 //!                 asynchronous call -> the peer's shared connection, driven by a client reactor
 //! ```
+//!
+//! How an attempt ended goes to the peer's health, and so does what its connections find out: that it
+//! refused, fell silent, drains, is back. A peer in doubt is asked in the background, on the shared connection.
 
 use std::{
     collections::HashMap,
