@@ -63,6 +63,7 @@ impl RpcChannel for InProcessChannel {
         let incoming = Incoming {
             service: method.service,
             method: method.name,
+            known_at: None,
             body: Body::Shared(request.into()),
             attachment: &call.options.given().attachment,
             metadata: call.options.given().metadata.clone(),

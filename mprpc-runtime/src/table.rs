@@ -3,8 +3,12 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use crate::{
-    connection::Quota, descriptor::MethodDescriptor, error::Error, registry::ServiceName, service::Service,
-    wire::Wire,
+    connection::{Known, Quota},
+    descriptor::MethodDescriptor,
+    error::Error,
+    registry::ServiceName,
+    service::Service,
+    wire::{Wire, mux::RequestMeta},
 };
 
 /// The services of a provider, and for each name on a wire the method it means.
@@ -18,6 +22,8 @@ pub struct ServiceTable {
     ambiguous: BTreeSet<&'static str>,
     methods: Vec<&'static MethodDescriptor>,
     caps: Vec<Cap>,
+    /// The names of `mux` as they stand at the front of a request's meta, sorted by that, with their places there.
+    encoded: Vec<(Vec<u8>, usize)>,
 }
 
 /// Where a name leads.
@@ -81,6 +87,8 @@ impl ServiceTable {
         self.services.push(service);
         self.legacy.retain(|route| !self.ambiguous.contains(route.service_name));
         self.mux.sort_by_key(Route::key);
+        self.encoded = self.mux.iter().enumerate().map(|(place, route)| (route.encoded(), place)).collect();
+        self.encoded.sort();
         self.legacy.sort_by_key(Route::key);
         Ok(namesake.map(|known| known.full_name))
     }
@@ -114,6 +122,29 @@ impl ServiceTable {
         self.methods.iter().map(|method| method.path()).collect()
     }
 
+    /// Recognizes the method whose names `meta`, of a mux request, begins with; looks at `last` first.
+    pub fn recognize(&self, meta: &[u8], last: usize) -> Option<Known> {
+        let hit = self.encoded.get(last).is_some_and(|(names, _)| meta.starts_with(names));
+        let at = if hit {
+            last
+        } else {
+            // Texts with a length before them: none is the beginning of another.
+            let front = |names: &[u8]| &meta[..meta.len().min(names.len())];
+            self.encoded.binary_search_by(|(names, _)| names.as_slice().cmp(front(names))).ok()?
+        };
+        let (names, place) = &self.encoded[at];
+        let route = &self.mux[*place];
+        Some(Known { service: route.service_name, method: route.method.name, len: names.len(), at })
+    }
+
+    /// The route that was recognized at this place. Who decorates the dispatch may have changed the
+    /// names since: then there is none.
+    pub fn recognized(&self, at: usize, service: &str, method: &str) -> Option<&Route> {
+        let route = &self.mux[self.encoded.get(at)?.1];
+        let same = std::ptr::eq(route.service_name, service) && std::ptr::eq(route.method.name, method);
+        same.then_some(route)
+    }
+
     /// The method that a name on `wire` means.
     pub fn find(&self, wire: Wire, service: &str, method: &str) -> Option<&Route> {
         let routes = if wire == Wire::Mux { &self.mux } else { &self.legacy };
@@ -133,7 +164,73 @@ impl ServiceTable {
 }
 
 impl Route {
+    /// The names as they stand at the front of a request's meta.
+    fn encoded(&self) -> Vec<u8> {
+        let mut names = Vec::new();
+        let (service, method) = self.key();
+        RequestMeta { service, method, ..Default::default() }.encode(&mut names);
+        names
+    }
+
     fn key(&self) -> (&'static str, &'static str) {
         (self.service_name, self.method.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{descriptor::ServiceDescriptor, service::ServerCall};
+
+    struct Fake(&'static ServiceDescriptor);
+
+    impl Service for Fake {
+        fn descriptor(&self) -> &'static ServiceDescriptor {
+            self.0
+        }
+
+        fn call_method(&self, _method: usize, call: ServerCall<'_>) {
+            call.unimplemented();
+        }
+    }
+
+    const fn method(service: &'static str, name: &'static str) -> MethodDescriptor {
+        MethodDescriptor::new(service, name, "Q", "R")
+    }
+
+    #[test]
+    fn names_are_recognized_at_the_front_of_a_meta_and_nowhere_else() {
+        static LONG: ServiceDescriptor = ServiceDescriptor::new(
+            "p.LongRpc",
+            "LongRpc",
+            &[method("p.LongRpc", "A"), method("p.LongRpc", "AB")],
+        );
+        static SHORT: ServiceDescriptor = ServiceDescriptor::new("S", "S", &[method("S", "AB")]);
+        let mut table = ServiceTable::default();
+        for descriptor in [&LONG, &SHORT] {
+            table.add(Arc::new(Fake(descriptor)), false).unwrap();
+        }
+        let meta = |service, method| {
+            let mut meta = Vec::new();
+            RequestMeta { service, method, timeout_us: Some(7), ..Default::default() }.encode(&mut meta);
+            meta
+        };
+        for (service, method) in [("p.LongRpc", "A"), ("p.LongRpc", "AB"), ("S", "AB")] {
+            let meta = meta(service, method);
+            for last in 0..4 {
+                let known = table.recognize(&meta, last).unwrap();
+                assert_eq!((known.service, known.method), (service, method));
+                assert_eq!(meta[known.len..], [0x18, 7], "what is left is the timeout");
+                let route = table.recognized(known.at, known.service, known.method).unwrap();
+                assert_eq!(route.method.path(), format!("{service}/{method}"));
+                assert!(table.recognized(known.at, "other", known.method).is_none());
+            }
+            for cut in 0..meta.len() - 2 {
+                assert!(table.recognize(&meta[..cut], 0).is_none(), "cut after {cut}");
+            }
+        }
+        assert!(table.recognize(&meta("S", "A"), 2).is_none());
+        // The other order, which protobuf allows, is left to the decoder.
+        assert!(table.recognize(&[0x12, 2, b'A', b'B', 0x0A, 1, b'S'], 0).is_none());
     }
 }

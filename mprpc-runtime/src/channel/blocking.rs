@@ -9,7 +9,10 @@ use std::{
 };
 
 use protobuf::MessageDyn;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, SendFlags, recv, send},
+};
 use socket2::SockRef;
 
 use super::{
@@ -198,10 +201,16 @@ impl Blocking {
     fn read(&mut self, ending: &mut Ending<'_>) -> io::Result<usize> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ_SIZE, 0);
-            let n = self.stream.read(buffer)?;
+            let (n, bytes) = match self.conn.room() {
+                Some(room) => (recv(&self.stream, spare_capacity(room), RecvFlags::empty())?.0, &[][..]),
+                None => {
+                    let n = self.stream.read(buffer)?;
+                    (n, &buffer[..n])
+                }
+            };
             if n > 0 {
                 self.now = Instant::now();
-                self.conn.receive(&buffer[..n], self.now, &mut |(), outcome| ending.end(outcome));
+                self.conn.receive(bytes, self.now, &mut |(), outcome| ending.end(outcome));
             }
             Ok(n)
         })

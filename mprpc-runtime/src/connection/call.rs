@@ -146,6 +146,8 @@ pub struct Incoming<'a> {
     pub service: &'a str,
     /// The method as the .proto file spells it.
     pub method: &'a str,
+    /// Where `Dispatch::recognize` found the method, if it did.
+    pub known_at: Option<usize>,
     /// The serialized request.
     pub body: Body<'a>,
     /// Bytes beside the message.
@@ -166,8 +168,28 @@ pub struct Incoming<'a> {
     pub ticket: Ticket,
 }
 
+/// A method that was recognized by the encoded names at the front of a request's meta.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// The full name of the service.
+    pub service: &'static str,
+    /// The method as the .proto file spells it.
+    pub method: &'static str,
+    /// How many bytes of the meta say so.
+    pub len: usize,
+    /// Where it was found, for the next time.
+    pub at: usize,
+}
+
 /// What a server's connection hands its calls to. Interceptors decorate it.
 pub trait Dispatch: Send + Sync {
+    /// Recognizes the method that a mux request's meta begins with, so that its names need not be
+    /// decoded and checked for every call. `last` is where the connection's last one was found. What
+    /// is not recognized, as by default, is decoded.
+    fn recognize(&self, _meta: &[u8], _last: usize) -> Option<Known> {
+        None
+    }
+
     /// Sees to it that `call` is answered through its ticket, now or later, from any thread.
     fn dispatch(&self, call: Incoming<'_>);
 }

@@ -30,6 +30,10 @@ impl<T> Calls<T> {
             self.queue.retain(|(_, call)| call.is_some());
         }
         self.live += 1;
+        if self.queue.capacity() == 0 {
+            // Most connections have one call at a time; room for more would be four times as much.
+            self.queue.reserve_exact(1);
+        }
         self.queue.push_back((id, None));
         let last = self.queue.len() - 1;
         self.queue[last].1.insert(call)

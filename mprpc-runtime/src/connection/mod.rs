@@ -29,7 +29,7 @@ pub mod server;
 mod tests;
 mod ticket;
 
-pub use call::{Body, Dispatch, Incoming, Metadata};
+pub use call::{Body, Dispatch, Incoming, Known, Metadata};
 pub use cancel::CancelToken;
 pub use mailbox::{Command, Mailbox};
 pub use quota::{Quota, Share};
@@ -59,8 +59,14 @@ pub trait Connection: Send {
     /// The connect of an outgoing connection succeeded.
     fn connected(&mut self, _now: Instant) {}
 
-    /// Bytes arrived.
+    /// Bytes arrived; `bytes` is empty if they were read into `room`.
     fn receive(&mut self, bytes: &[u8], now: Instant);
+
+    /// Where the driver can read to, behind what is there, to spare copying the rest of a large frame.
+    /// There is spare capacity if this is some.
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        None
+    }
 
     /// The peer sent FIN. More bytes will not come.
     fn eof(&mut self, now: Instant);

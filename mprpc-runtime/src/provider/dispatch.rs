@@ -13,7 +13,7 @@ use std::{
 use crate::{
     config::{LegacyClose, Settings},
     connection::{
-        ConnId, Connection, Dispatch, Incoming, Mailbox, Quota,
+        ConnId, Connection, Dispatch, Incoming, Known, Mailbox, Quota,
         server::{ServerConnection, ServerSettings},
     },
     error::Error,
@@ -211,9 +211,15 @@ impl Dispatcher {
 }
 
 impl Dispatch for Dispatcher {
+    fn recognize(&self, meta: &[u8], last: usize) -> Option<Known> {
+        self.table.recognize(meta, last)
+    }
+
     fn dispatch(&self, mut incoming: Incoming<'_>) {
         let wire = incoming.ticket.wire().unwrap_or(Wire::Mux);
-        let Some(route) = self.table.find(wire, incoming.service, incoming.method) else {
+        let (service, method) = (incoming.service, incoming.method);
+        let known = incoming.known_at.and_then(|at| self.table.recognized(at, service, method));
+        let Some(route) = known.or_else(|| self.table.find(wire, service, method)) else {
             let text = format!("{}/{} is not served here", incoming.service, incoming.method);
             return incoming.ticket.fail(Status::unimplemented(text));
         };

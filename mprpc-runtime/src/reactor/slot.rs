@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Read},
     mem,
     net::{Shutdown, SocketAddr},
     sync::Arc,
@@ -10,6 +10,10 @@ use std::{
 };
 
 use mio::{event::Event, net::TcpStream};
+use rustix::{
+    buffer::spare_capacity,
+    net::{RecvFlags, SendFlags, recv, send},
+};
 use socket2::SockRef;
 
 use super::{Accept, handle::Place, timers::Timers};
@@ -128,7 +132,8 @@ impl Slot {
             connection,
             peer,
             accept,
-            input: Input::Empty,
+            // Who connects mostly writes at once: by now its request is there.
+            input: if connected { Input::Ready } else { Input::Empty },
             out: if connected { Out::Ready } else { Out::Connecting },
             ending: false,
             failed: false,
@@ -233,7 +238,15 @@ impl Slot {
                 break;
             }
             let (connection, scratch) = (&mut self.connection, &mut turn.scratch);
-            match self.stream.read(scratch) {
+            let (read, room, own) = match connection.room() {
+                Some(room) => {
+                    let spare = room.capacity() - room.len();
+                    let read = recv(&self.stream, spare_capacity(room), RecvFlags::empty());
+                    (read.map_err(io::Error::from).map(|(n, _)| n), spare, true)
+                }
+                None => (self.stream.read(scratch), scratch.len(), false),
+            };
+            match read {
                 Ok(0) => {
                     self.input = Input::Eof;
                     if self.out != Out::Broken {
@@ -242,10 +255,10 @@ impl Slot {
                 }
                 Ok(n) => {
                     budget = budget.saturating_sub(n);
-                    if n < scratch.len() && !self.ending {
+                    if n < room && !self.ending {
                         self.input = Input::Empty;
                     }
-                    connection.receive(&scratch[..n], turn.now);
+                    connection.receive(if own { &[] } else { &scratch[..n] }, turn.now);
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.input = Input::Empty,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
@@ -257,13 +270,19 @@ impl Slot {
 
     fn write(&mut self, now: Instant) -> io::Result<()> {
         // `written` may make more output; whoever always does must let others have their turn.
+        let mut flags = SendFlags::NOSIGNAL;
+        #[cfg(target_os = "linux")]
+        if self.connection.intent() == Intent::ShutDown {
+            // The FIN that follows at once takes these bytes along: one segment, one wake-up of the peer.
+            flags |= SendFlags::MORE;
+        }
         for _ in 0..WRITES {
             let stopped = self.out != Out::Ready || self.connection.intent() == Intent::Reset;
             let output = self.connection.output();
             if stopped || output.is_empty() {
                 break;
             }
-            match self.stream.write(output.pending()) {
+            match send(&self.stream, output.pending(), flags).map_err(io::Error::from) {
                 Ok(n) => {
                     output.advance(n);
                     self.connection.written(now);

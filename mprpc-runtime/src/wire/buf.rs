@@ -1,27 +1,28 @@
 //! Buffers of one connection: what was read and not yet parsed, what waits to be written.
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 
 /// Bytes received that do not make a whole frame yet. An idle connection holds no memory here.
 #[derive(Debug, Default)]
 pub struct Inbox {
-    bytes: BytesMut,
+    bytes: Vec<u8>,
+    used: usize,
 }
 
 impl Inbox {
     /// Everything that waits.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[self.used..]
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len() - self.used
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.len() == 0
     }
 
     #[cfg(test)]
@@ -33,36 +34,45 @@ impl Inbox {
     /// fourfold, so that a large frame is copied on little.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.bytes.capacity() - self.bytes.len() < bytes.len() {
-            self.bytes.reserve(bytes.len() + 3 * self.bytes.len());
+            self.bytes.reserve_exact(bytes.len() + 3 * self.len());
         }
         self.bytes.extend_from_slice(bytes);
     }
 
+    /// Memory to read more of a frame of `total` bytes into, behind what is there, which spares
+    /// copying it. `None` if so little of it is there, or missing, that it does not pay. It grows as
+    /// in `push`.
+    pub fn room(&mut self, total: usize) -> Option<&mut Vec<u8>> {
+        let missing = total.saturating_sub(self.len());
+        if missing < OWN_READ || 3 * self.len() < OWN_READ {
+            return None;
+        }
+        if self.bytes.capacity() == self.bytes.len() {
+            self.bytes.reserve_exact(missing.min(3 * self.len()));
+        }
+        Some(&mut self.bytes)
+    }
+
     /// Drops the first `n` bytes, and all memory if nothing is left.
     pub fn consume(&mut self, n: usize) {
-        if n >= self.bytes.len() {
-            self.bytes = BytesMut::new();
-        } else {
-            bytes::Buf::advance(&mut self.bytes, n);
+        self.used += n;
+        if self.is_empty() {
+            *self = Self::default();
+        } else if self.used * 2 >= self.bytes.len() {
+            // What is moved is never more than what was dropped since the last time.
+            self.bytes.drain(..self.used);
+            self.used = 0;
         }
     }
 
     /// Takes everything out, to be shared without a copy; `thaw` takes back what was not used.
     pub fn freeze(self) -> Bytes {
-        self.bytes.freeze()
+        Bytes::from(self.bytes).split_off(self.used)
     }
 
     /// An inbox with these bytes. Copied only if somebody else still holds what they were part of.
     pub fn thaw(bytes: Bytes) -> Self {
-        if bytes.is_empty() {
-            return Self::default();
-        }
-        Self { bytes: bytes.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..])) }
-    }
-
-    /// Takes the first `n` bytes out without copying them.
-    pub fn take(&mut self, n: usize) -> Bytes {
-        self.bytes.split_to(n).freeze()
+        if bytes.is_empty() { Self::default() } else { Self { bytes: bytes.into(), used: 0 } }
     }
 }
 
@@ -144,3 +154,6 @@ impl Output {
         }
     }
 }
+
+/// What is read into a frame's own memory at least.
+const OWN_READ: usize = 32 << 10;

@@ -75,7 +75,7 @@ impl Hello {
     ///
     /// If it is not protobuf, or states no version.
     pub fn decode(meta: &[u8]) -> Result<Self, WireError> {
-        let hello = Self::read(meta)?;
+        let hello = Self::default().read(meta)?;
         if hello.version == 0 {
             return Err(WireError::new("a Hello without a version"));
         }
@@ -91,7 +91,17 @@ impl<'a> RequestMeta<'a> {
     /// If it is not protobuf, or a text in it is not UTF-8.
     #[inline]
     pub fn decode(meta: &'a [u8]) -> Result<Self, WireError> {
-        let mut request = Self::read(meta)?;
+        Self::default().decode_rest(meta)
+    }
+
+    /// Reads what follows in a meta whose front was recognized without reading it.
+    ///
+    /// # Errors
+    ///
+    /// As for `decode`.
+    #[inline]
+    pub fn decode_rest(self, rest: &'a [u8]) -> Result<Self, WireError> {
+        let mut request = self.read(rest)?;
         keep_last_of_each_key(&mut request.metadata);
         Ok(request)
     }
@@ -105,7 +115,7 @@ impl<'a> ResponseMeta<'a> {
     /// If it is not protobuf, or a text in it is not UTF-8.
     #[inline]
     pub fn decode(meta: &'a [u8]) -> Result<Self, WireError> {
-        let mut response = Self::read(meta)?;
+        let mut response = Self::default().read(meta)?;
         keep_last_of_each_key(&mut response.metadata);
         Ok(response)
     }

@@ -91,11 +91,17 @@ impl Header {
         }))
     }
 
-    /// Whether `bytes` begin with a complete frame whose body is worth sharing instead of copying.
-    pub fn begins_large(bytes: &[u8]) -> bool {
-        let Ok(Some(header)) = Self::decode(bytes) else { return false };
-        let total = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
-        header.body_len as usize >= LARGE && bytes.len() >= total
+    /// The length of the frame.
+    #[inline]
+    pub fn frame_len(&self) -> usize {
+        HEADER_LEN + self.meta_len as usize + self.body_len as usize
+    }
+
+    /// The length of the frame at the front of `bytes`, complete or not, if its body is worth sharing
+    /// instead of copying.
+    pub fn large(bytes: &[u8]) -> Option<usize> {
+        let header = Self::decode(bytes).ok()??;
+        (header.body_len as usize >= LARGE).then(|| header.frame_len())
     }
 
     /// The header's bytes.

@@ -15,10 +15,10 @@ macro_rules! message {
         pub struct $name $(<$life>)? { $($(#[$field_meta])* pub $field: $type,)* }
 
         impl<$($life)?> $name $(<$life>)? {
-            /// Reads the fields in the order they come; unknown ones are ignored.
+            /// Reads the fields, in the order they come, into what is there; unknown ones are ignored.
             #[inline]
-            fn read(mut bytes: &$($life)? [u8]) -> Result<Self, WireError> {
-                let mut message = Self::default();
+            fn read(self, mut bytes: &$($life)? [u8]) -> Result<Self, WireError> {
+                let mut message = self;
                 while let Some((number, value)) = proto::next_field(&mut bytes)? {
                     match number {
                         $($number => proto::Field::read(&mut message.$field, value)?,)*
@@ -159,6 +159,11 @@ pub(super) fn next_field<'a>(rest: &mut &'a [u8]) -> Result<Option<(u32, Value<'
 
 #[inline]
 fn take_varint(rest: &mut &[u8]) -> Result<u64, WireError> {
+    // Tags and most lengths have one byte.
+    if let [byte @ ..0x80, behind @ ..] = *rest {
+        *rest = behind;
+        return Ok(u64::from(*byte));
+    }
     let (value, len) = varint(rest)?.ok_or(TRUNCATED)?;
     *rest = &rest[len..];
     Ok(value)
@@ -225,6 +230,10 @@ fn put(out: &mut Vec<u8>, number: u32, value: Value<'_>) {
 /// Writes the front of a field of `len` bytes.
 #[inline]
 fn put_len(out: &mut Vec<u8>, number: u32, len: usize) {
+    if number < 16 && len < 0x80 {
+        // Both varints have one byte, and need room to be looked for only once.
+        return out.extend_from_slice(&[(number << 3 | 2) as u8, len as u8]);
+    }
     put_varint(out, u64::from(number << 3 | 2));
     put_varint(out, len as u64);
 }

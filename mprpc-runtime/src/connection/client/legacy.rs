@@ -25,7 +25,7 @@ impl<C> ClientConnection<C> {
 
     /// The reply is complete: hands it to its call.
     pub(super) fn deliver_legacy(&mut self, sink: Sink<'_, C>) {
-        let reply = self.inbox.take(self.inbox.len());
+        let reply = std::mem::take(&mut self.inbox).freeze();
         let Some((_, call)) = self.calls.drain().next() else {
             return;
         };

@@ -13,8 +13,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
-
 use super::{
     Intent,
     call::{Failure, Outcome},
@@ -27,7 +25,7 @@ use crate::{
     wire::{
         Wire,
         buf::{Inbox, Output},
-        mux::{self, Kind},
+        mux::{self, Header, Kind},
     },
 };
 
@@ -93,8 +91,6 @@ pub struct ClientConnection<C> {
     /// No deadline of a call in flight is earlier.
     earliest: Option<Instant>,
     inbox: Inbox,
-    /// While a large frame is parsed, all the bytes it lies in; else empty.
-    whole: Bytes,
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
     output: Output,
@@ -172,7 +168,6 @@ impl<C> ClientConnection<C> {
             next_id: 1,
             earliest: None,
             inbox: Inbox::default(),
-            whole: Bytes::new(),
             skip: 0,
             output,
             watch: Watch::default(),
@@ -299,7 +294,14 @@ impl<C> ClientConnection<C> {
         }
     }
 
-    /// Bytes arrived.
+    /// Where the rest of a large frame can be read to; then `receive` is told of no bytes.
+    pub fn room(&mut self) -> Option<&mut Vec<u8>> {
+        let mux = self.wire == Wire::Mux && self.is_open() && self.skip == 0;
+        let total = mux.then(|| Header::large(self.inbox.as_slice()))??;
+        self.inbox.room(total)
+    }
+
+    /// Bytes arrived; none, if they were read into `room`.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
         self.pinged = None;
         self.silent = false;

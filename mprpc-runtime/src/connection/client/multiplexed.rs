@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{ClientConnection, Phase, Sink, timing};
 use crate::{
@@ -22,20 +22,18 @@ impl<C> ClientConnection<C> {
     pub(super) fn receive_mux(&mut self, bytes: &[u8], sink: Sink<'_, C>) {
         let mut inbox = std::mem::take(&mut self.inbox);
         if inbox.is_empty() {
-            let used = self.parse(bytes, sink);
+            let used = self.parse(bytes, &Bytes::new(), sink);
             inbox.push(&bytes[used..]);
         } else {
             inbox.push(bytes);
-            if self.skip == 0 && Header::begins_large(inbox.as_slice()) {
-                let bytes = inbox.freeze();
-                self.whole = bytes.clone();
-                let used = self.parse(&bytes, sink);
-                self.whole = Bytes::new();
-                let rest = bytes.slice(used..);
-                drop(bytes);
-                inbox = Inbox::thaw(rest);
+            let large = Header::large(inbox.as_slice());
+            if large.is_some_and(|total| self.skip == 0 && total <= inbox.len()) {
+                let mut bytes = inbox.freeze();
+                let used = self.parse(&bytes, &bytes, sink);
+                bytes.advance(used);
+                inbox = Inbox::thaw(bytes);
             } else {
-                let used = self.parse(inbox.as_slice(), sink);
+                let used = self.parse(inbox.as_slice(), &Bytes::new(), sink);
                 inbox.consume(used);
             }
         }
@@ -44,13 +42,14 @@ impl<C> ClientConnection<C> {
         }
     }
 
-    fn parse(&mut self, bytes: &[u8], sink: Sink<'_, C>) -> usize {
+    /// If `whole` is not empty, `bytes` lie in it, and large bodies share it.
+    fn parse(&mut self, bytes: &[u8], whole: &Bytes, sink: Sink<'_, C>) -> usize {
         let mut used = 0;
         while self.is_open() {
             let dropped = self.skip.min((bytes.len() - used) as u64);
             self.skip -= dropped;
             used += dropped as usize;
-            let taken = self.frame(&bytes[used..], sink);
+            let taken = self.frame(&bytes[used..], whole, sink);
             used += taken;
             if self.skip == 0 && (taken > 0 || dropped > 0) {
                 self.watch.frame_complete();
@@ -63,7 +62,7 @@ impl<C> ClientConnection<C> {
     }
 
     /// Handles the frame at the front of `bytes`. Returns its length, 0 if it is not complete.
-    fn frame(&mut self, bytes: &[u8], sink: Sink<'_, C>) -> usize {
+    fn frame(&mut self, bytes: &[u8], whole: &Bytes, sink: Sink<'_, C>) -> usize {
         let header = match Header::decode(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return 0,
@@ -92,7 +91,7 @@ impl<C> ClientConnection<C> {
             self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
             return HEADER_LEN;
         }
-        let len = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
+        let len = header.frame_len();
         let Some(frame) = bytes.get(HEADER_LEN..len) else {
             return 0;
         };
@@ -111,9 +110,7 @@ impl<C> ClientConnection<C> {
                 Err(error) => return self.violation(&format!("the Hello: {error}"), sink),
             },
             Some(Kind::Response) => {
-                let whole = std::mem::take(&mut self.whole);
-                self.end_call(header.call_id, outcome(&header, meta, body, &whole), sink);
-                self.whole = whole;
+                self.end_call(header.call_id, outcome(&header, meta, body, whole), sink);
             }
             // A peer that pings but takes no Pongs must not make us hoard them.
             Some(Kind::Ping) if self.output.len() <= self.settings.max_output => {

@@ -22,6 +22,10 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
         self.tell(now);
     }
 
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        Self::room(self)
+    }
+
     fn eof(&mut self, now: Instant) {
         Self::eof(self, &mut run);
         self.tell(now);

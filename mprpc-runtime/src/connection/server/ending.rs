@@ -81,7 +81,7 @@ impl ServerConnection {
             // An empty reply would look like a message of defaults to a C++ caller.
             Phase::Sniff | Phase::Legacy(_) => self.reset(reason),
             Phase::Mux(_) => {
-                self.reason.get_or_insert(Cow::Borrowed(reason));
+                self.reason.get_or_insert_with(|| Box::new(Cow::Borrowed(reason)));
                 self.goodbye(reason);
             }
             Phase::Linger(_) | Phase::Reset | Phase::Closed => {}
@@ -108,7 +108,7 @@ impl ServerConnection {
     }
 
     pub(super) fn reset(&mut self, reason: impl Into<Cow<'static, str>>) {
-        self.reason = Some(reason.into());
+        self.reason = Some(Box::new(reason.into()));
         self.end(Phase::Reset);
     }
 

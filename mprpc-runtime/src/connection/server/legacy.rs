@@ -40,6 +40,7 @@ impl ServerConnection {
         self.dispatch.dispatch(Incoming {
             service: head.service,
             method: head.method,
+            known_at: None,
             body: Body::Slice(args),
             attachment: &[],
             metadata: Metadata::default(),

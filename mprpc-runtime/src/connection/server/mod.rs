@@ -29,6 +29,7 @@ use super::{
 use crate::wire::{
     Dialect, Wire,
     buf::{Inbox, Output},
+    mux::Header,
 };
 
 mod ending;
@@ -84,8 +85,6 @@ pub struct ServerConnection {
     /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
-    /// While a large frame is parsed, all the bytes it lies in; else empty.
-    whole: Bytes,
     /// Bytes of a refused frame that are still to come and to be dropped.
     skip: u64,
     /// The front of the inbox has to wait until a call ends or output is taken.
@@ -96,7 +95,8 @@ pub struct ServerConnection {
     watch: Watch,
     haste: Haste,
     eof: bool,
-    reason: Option<Cow<'static, str>>,
+    /// Boxed, as idle connections are many and have none.
+    reason: Option<Box<Cow<'static, str>>>,
 }
 
 /// A call that runs.
@@ -155,7 +155,6 @@ impl ServerConnection {
             held,
             last_id: 0,
             inbox: Inbox::default(),
-            whole: Bytes::new(),
             skip: 0,
             blocked: false,
             output: Output::default(),
@@ -242,7 +241,7 @@ impl Connection for ServerConnection {
         if let Phase::Linger(farewell) = &mut self.phase {
             farewell.drop_bytes(bytes.len());
         } else if self.inbox.is_empty() {
-            let used = self.parse(bytes, now);
+            let used = self.parse(bytes, &Bytes::new(), now);
             if self.is_open() {
                 self.inbox.push(&bytes[used..]);
             }
@@ -251,6 +250,12 @@ impl Connection for ServerConnection {
             self.parse_inbox(now);
         }
         self.settle(now);
+    }
+
+    fn room(&mut self) -> Option<&mut Vec<u8>> {
+        let mux = matches!(self.phase, Phase::Mux(_)) && self.skip == 0;
+        let total = mux.then(|| Header::large(self.inbox.as_slice()))??;
+        self.inbox.room(total)
     }
 
     fn eof(&mut self, now: Instant) {
@@ -337,7 +342,7 @@ impl Connection for ServerConnection {
     }
 
     fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
+        self.reason.as_ref().map(|reason| &***reason)
     }
 }
 

@@ -5,9 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{Drain, Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata, ticket::append_failure},
+    connection::{Body, Incoming, Known, Metadata, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,
@@ -21,12 +23,15 @@ pub(super) struct State {
     peer_max_body: Option<u32>,
     /// The caller said that it will open no more calls.
     pub(super) leaving: bool,
-    /// Pings that may still come before they come too fast, and since when.
-    pings: (u32, Instant),
+    /// Pings that may still come before they come too fast, and since when. Made with the first one:
+    /// idle connections are many.
+    pings: Option<Box<(u32, Instant)>>,
+    /// Where the method of the last request was recognized.
+    method_at: u32,
 }
 
 impl ServerConnection {
-    pub(super) fn begin_mux(&mut self, now: Instant) {
+    pub(super) fn begin_mux(&mut self) {
         let settings = &self.settings;
         let hello = Hello {
             version: mux::VERSION,
@@ -37,14 +42,14 @@ impl ServerConnection {
             max_calls: settings.max_calls,
         };
         hello.write(self.output.buffer());
-        self.phase = Phase::Mux(State { peer_max_body: None, leaving: false, pings: (PING_BURST, now) });
+        self.phase = Phase::Mux(State { peer_max_body: None, leaving: false, pings: None, method_at: 0 });
         if self.drains() {
             self.announce_drain();
         }
     }
 
     /// Handles the frame at the front of `bytes`, if it is complete or can be refused already.
-    pub(super) fn mux_frame(&mut self, bytes: &[u8], now: Instant) -> Progress {
+    pub(super) fn mux_frame(&mut self, bytes: &[u8], whole: &Bytes, now: Instant) -> Progress {
         let header = match Header::decode(bytes) {
             Ok(Some(header)) => header,
             Ok(None) => return Progress::Wait,
@@ -66,7 +71,7 @@ impl ServerConnection {
         if full && kind == Some(Kind::Request) && !self.ignores_requests() {
             return Progress::Blocked;
         }
-        let len = HEADER_LEN + header.meta_len as usize + header.body_len as usize;
+        let len = header.frame_len();
         let Some(frame) = bytes.get(HEADER_LEN..len) else {
             return Progress::Wait;
         };
@@ -80,7 +85,7 @@ impl ServerConnection {
                 }
                 Err(error) => return self.violation(format!("the Hello: {error}")),
             },
-            Some(Kind::Request) => self.request(&header, meta, body, now),
+            Some(Kind::Request) => self.request(&header, meta, (body, whole), now),
             Some(Kind::Cancel) => {
                 if self.haste.is_too_much(header.call_id, self.last_id, now) {
                     return self.violation("too many calls are cancelled as soon as they are made");
@@ -158,24 +163,28 @@ impl ServerConnection {
         Progress::Used(HEADER_LEN)
     }
 
-    fn request(&mut self, header: &Header, meta: &[u8], body: &[u8], now: Instant) {
+    fn request(&mut self, header: &Header, meta: &[u8], (body, whole): (&[u8], &Bytes), now: Instant) {
         let call = header.call_id;
         self.last_id = call;
         if self.ignores_requests() {
             return;
         }
-        let (meta, attachment_at) = match check_request(meta, body.len()) {
+        let Phase::Mux(state) = &mut self.phase else { return };
+        let max_body = state.peer_max_body.unwrap_or(u32::MAX);
+        let known = self.dispatch.recognize(meta, state.method_at as usize);
+        state.method_at = known.map_or(0, |known| known.at as u32);
+        let (meta, attachment_at) = match check_request(known, meta, body.len()) {
             Ok(request) => request,
             Err(status) => return append_failure(self.output.buffer(), call, &status),
         };
-        let max_body = self.state().peer_max_body.unwrap_or(u32::MAX);
         let ticket = self.begin(call, Wire::Mux, max_body, body.len());
         let entry = self.calls.insert(call, Entry { size: body.len(), ..Default::default() });
         let (message, attachment) = body.split_at(attachment_at);
         self.dispatch.dispatch(Incoming {
             service: meta.service,
             method: meta.method,
-            body: Body::of(message, &self.whole),
+            known_at: known.map(|known| known.at),
+            body: Body::of(message, whole),
             attachment,
             metadata: Metadata::from_wire(&meta.metadata),
             deadline: meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us))),
@@ -208,7 +217,7 @@ impl ServerConnection {
 
     fn ping(&mut self, body: &[u8], len: usize, now: Instant) -> Progress {
         let interval = self.settings.min_ping_interval;
-        let (left, since) = &mut self.state().pings;
+        let (left, since) = &mut **self.state().pings.get_or_insert_with(|| Box::new((PING_BURST, now)));
         if now.duration_since(*since) >= interval {
             (*left, *since) = (PING_BURST, now);
         }
@@ -225,7 +234,7 @@ impl ServerConnection {
         self.reclaim();
         let what = what.into();
         self.goodbye(&what);
-        self.reason = Some(what);
+        self.reason = Some(Box::new(what));
         Progress::Used(0)
     }
 
@@ -242,8 +251,17 @@ impl ServerConnection {
 }
 
 /// Decodes the meta of a Request and finds where in the body the attachment begins.
-fn check_request(meta: &[u8], body_len: usize) -> Result<(RequestMeta<'_>, usize), Status> {
-    let meta = RequestMeta::decode(meta)
+fn check_request(
+    known: Option<Known>,
+    meta: &[u8],
+    body_len: usize,
+) -> Result<(RequestMeta<'_>, usize), Status> {
+    let names =
+        known.map(|Known { service, method, .. }| RequestMeta { service, method, ..Default::default() });
+    let rest = &meta[known.map_or(0, |known| known.len)..];
+    let meta = names
+        .unwrap_or_default()
+        .decode_rest(rest)
         .map_err(|error| Status::invalid_argument(format!("the header of the request: {error}")))?;
     let attachment_at = body_len
         .checked_sub(meta.attachment_size as usize)

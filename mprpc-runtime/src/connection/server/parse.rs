@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 
 use super::{Phase, ServerConnection};
 use crate::wire::{
@@ -23,8 +23,9 @@ pub(super) enum Progress {
 
 impl ServerConnection {
     /// Acts on what is complete in `bytes` and returns how much that was. Answers given meanwhile
-    /// are encoded straight into the output.
-    pub(super) fn parse(&mut self, bytes: &[u8], now: Instant) -> usize {
+    /// are encoded straight into the output. If `whole` is not empty, `bytes` lie in it, and large
+    /// bodies share it.
+    pub(super) fn parse(&mut self, bytes: &[u8], whole: &Bytes, now: Instant) -> usize {
         self.lend();
         let mut used = 0;
         self.blocked = false;
@@ -39,8 +40,8 @@ impl ServerConnection {
             let progress = match self.phase {
                 Phase::Linger(_) | Phase::Reset | Phase::Closed => break,
                 _ if !self.may_write() => Progress::Blocked,
-                Phase::Sniff => self.sniff(rest, now),
-                Phase::Mux(_) => self.mux_frame(rest, now),
+                Phase::Sniff => self.sniff(rest),
+                Phase::Mux(_) => self.mux_frame(rest, whole, now),
                 Phase::Legacy(dialect) => self.legacy_request(dialect, rest, now),
             };
             match progress {
@@ -65,16 +66,15 @@ impl ServerConnection {
     /// Parses what waits in the inbox: more bytes came, or the reason to wait is gone.
     pub(super) fn parse_inbox(&mut self, now: Instant) {
         let mut inbox = std::mem::take(&mut self.inbox);
-        if matches!(self.phase, Phase::Mux(_)) && self.skip == 0 && Header::begins_large(inbox.as_slice()) {
-            let bytes = inbox.freeze();
-            self.whole = bytes.clone();
-            let used = self.parse(&bytes, now);
-            self.whole = Bytes::new();
-            let rest = bytes.slice(used..);
-            drop(bytes);
-            inbox = Inbox::thaw(rest);
+        let mux = matches!(self.phase, Phase::Mux(_)) && self.skip == 0;
+        let large = Header::large(inbox.as_slice()).filter(|total| mux && *total <= inbox.len());
+        if large.is_some() {
+            let mut bytes = inbox.freeze();
+            let used = self.parse(&bytes, &bytes, now);
+            bytes.advance(used);
+            inbox = Inbox::thaw(bytes);
         } else {
-            let used = self.parse(inbox.as_slice(), now);
+            let used = self.parse(inbox.as_slice(), &Bytes::new(), now);
             inbox.consume(used);
         }
         if self.is_open() {
@@ -120,16 +120,16 @@ impl ServerConnection {
         ended.is_some()
     }
 
-    fn sniff(&mut self, bytes: &[u8], now: Instant) -> Progress {
+    fn sniff(&mut self, bytes: &[u8]) -> Progress {
         match sniff(bytes) {
             Sniff::NeedMore => return Progress::Wait,
-            Sniff::Mux => self.begin_mux(now),
+            Sniff::Mux => self.begin_mux(),
             Sniff::Legacy(dialect) if self.settings.legacy => self.phase = Phase::Legacy(dialect),
             Sniff::Legacy(_) => {
                 self.reset("the legacy wire, which is switched off here (legacy = on)");
             }
             Sniff::Http => {
-                self.reason = Some("an HTTP request".into());
+                self.reason = Some(Box::new("an HTTP request".into()));
                 self.output.buffer().extend_from_slice(HTTP_404);
                 self.linger();
             }

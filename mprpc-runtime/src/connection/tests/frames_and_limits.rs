@@ -304,3 +304,29 @@ fn a_body_of_exactly_max_body_is_taken() {
     client.feed(&response(1, &text));
     assert_eq!(client.got(), wire(&text));
 }
+
+#[test]
+fn the_rest_of_a_large_frame_is_read_into_its_own_memory() {
+    let text = vec![b'x'; 300_000];
+    let (frame, next) = (request(1, "Echo", &text), request(2, "Echo", b"y"));
+    for (first, beyond) in [(40_000, 0), (200_000, 0), (60_000, next.len()), (60_000, 5)] {
+        let mut server = Server::mux_with(|s| (s.max_body, s.max_output) = (1 << 20, 1 << 20));
+        server.feed(&frame[..20]);
+        assert!(server.conn.room().is_none(), "nothing is given for an announcement");
+        server.feed(&frame[20..first]);
+        let rest = [&frame[first..], &next[..beyond]].concat();
+        let mut rest = rest.as_slice();
+        while let Some(room) = server.conn.room() {
+            let n = rest.len().min(room.capacity() - room.len()).min(70_000);
+            assert!(n > 0 && room.capacity() <= 4 * room.len(), "it grows with what was received");
+            room.extend_from_slice(&rest[..n]);
+            rest = &rest[n..];
+            server.feed(&[]);
+        }
+        server.feed(rest);
+        server.feed(&next[beyond..]);
+        let [(1, one), (2, two)] = &server.replies()[..] else { panic!("two replies, {first} {beyond}") };
+        assert!(one.body == wire(&text) && two.body == wire(b"y"), "{first} {beyond}");
+        assert_eq!(server.conn.buffered(), 0);
+    }
+}
