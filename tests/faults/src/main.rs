@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         "registry" => row::run(registry::ROWS, rest),
         "calls" => row::run(calls::ROWS, rest),
         "server" => row::run(server::ROWS, rest),
+        "soak" => row::run(server::SOAK, rest),
         "provider" => role::run(role::provider),
         "caller" => role::run(role::caller),
         "crowd" => role::run(registry::crowd),
@@ -37,6 +38,6 @@ fn main() -> ExitCode {
 }
 
 fn usage() -> ExitCode {
-    eprintln!("usage: faults registry|calls|server [--quick] [ROW...]");
+    eprintln!("usage: faults registry|calls|server|soak [--quick] [ROW...]");
     ExitCode::from(2)
 }

@@ -13,6 +13,8 @@ mod partition;
 mod rolling;
 mod simulation;
 
+pub(crate) use cast::judge;
+
 /// In the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
     simulation::ROW,

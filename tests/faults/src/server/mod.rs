@@ -19,10 +19,12 @@ mod hostile_mux;
 mod overload;
 mod peer;
 mod serve;
+mod soak;
 mod storms;
 mod watch;
 
 pub(crate) use serve::serve;
+pub(crate) use soak::SOAK;
 
 /// In the order in which they run.
 pub(crate) const ROWS: &[Row] = &[
