@@ -53,7 +53,11 @@ fn serves(addr: &SocketAddr) -> io::Result<()> {
     stream.set_read_timeout(Some(limit))?;
     stream.write_all(b"srvr")?;
     let mut answer = Vec::new();
-    stream.take(4096).read_to_end(&mut answer)?;
+    stream.take(4096).read_to_end(&mut answer).map_err(|error| match error.kind() {
+        // As Linux says that the time is over, which nobody understands.
+        io::ErrorKind::WouldBlock => io::Error::other("it does not answer"),
+        _ => error,
+    })?;
     let answer = String::from_utf8_lossy(&answer);
     // A server that may not answer this question is up.
     let up = answer.contains("Mode: ") || answer.contains("whitelist");
