@@ -21,5 +21,5 @@ pub(crate) fn run(input: &[u8]) {
     if let Ok(Some(header)) = Header::decode(input) {
         assert_eq!(header.encode(), input[..20]);
     }
-    let _ = Header::begins_large(input);
+    let _ = Header::large(input);
 }
