@@ -4,7 +4,7 @@
     scripts/bench-table.py FILE... [--plot OUT.svg] [--brief]
 
 Prints one table a scenario and pin, of medians, with the ratio of each rate to the floor's and to that of the best foreign
-peer. --brief prints only the overview: rates relative to the floor. Describes the machine it runs on, so run it where the
+peer, and of the server's processor time to the floor's. --brief prints only the overview: rates relative to the floor. Describes the machine it runs on, so run it where the
 benchmark ran.
 """
 
@@ -93,7 +93,7 @@ def table(pin, scenario, cells):
     floor, best = floor_of(scenario), best_foreign(cells)
     heads = ["peer", "calls/s", f"x {floor}", f"x {best}" if best else "x best peer"]
     heads += ["MB/s"] if scenario == "E" else []
-    heads += ["p50 µs", "p99", "p99.9", "server µs CPU a call", "client", "server peak MiB"]
+    heads += ["p50 µs", "p99", "p99.9", "server µs CPU a call", f"x {floor}", "client", "server peak MiB"]
     heads += ["server KiB a connection"] if scenario == "F" else []
     yield f"### {scenario}, {TITLES[scenario]} ({PINS[pin]})\n"
     yield "| " + " | ".join(heads) + " |"
@@ -109,7 +109,9 @@ def table(pin, scenario, cells):
         row = [name, number(cell["calls_s"], 0), ratio(cell["calls_s"], rate(cells, floor)), ratio(cell["calls_s"], rate(cells, best))]
         row += [number(cell["mb_s"], 0)] if scenario == "E" else []
         row += [number(cell[key]) for key in ("p50_us", "p99_us", "p999_us")]
-        row += [number(cell["srv_cpu_s_per_m"], 2), number(cell["cli_cpu_s_per_m"], 2), number(cell["srv_rss_kb"] / 1024)]
+        cpu = cell["srv_cpu_s_per_m"]
+        row += [number(cpu, 2), ratio(cpu, cells[floor]["srv_cpu_s_per_m"] if floor in cells else None)]
+        row += [number(cell["cli_cpu_s_per_m"], 2), number(cell["srv_rss_kb"] / 1024)]
         row += [number(cell["srv_kib_per_conn"], 2)] if scenario == "F" else []
         yield "| " + " | ".join(row) + " |"
     yield ""

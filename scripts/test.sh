@@ -42,6 +42,12 @@ step_deps() { scripts/check-deps.sh && scripts/check-deps.sh --self-test; }
 
 step_clippy() { cargo clippy --locked --workspace --all-targets -- -D warnings; }
 
+# The benchmark is a workspace of its own; here only what must keep up with the runtime is looked at.
+step_bench() {
+    cargo check --locked --manifest-path tests/bench/Cargo.toml --target-dir "${CARGO_TARGET_DIR:-$PWD/target}/bench" \
+        -p bench-mprpc -p bench-floor
+}
+
 step_docs() { RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps; }
 
 step_zookeeper() {
@@ -136,7 +142,7 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 
 if [[ " ${only[*]:-} " == *" test "* ]]; then only+=(zookeeper); fi
-known="tools format layers deps clippy docs zookeeper build test simulation release demo demo-zookeeper faults-calls faults-registry faults-server"
+known="tools format layers deps clippy bench docs zookeeper build test simulation release demo demo-zookeeper faults-calls faults-registry faults-server"
 for name in ${only[@]+"${only[@]}"}; do
     [[ " $known " == *" $name "* ]] || { echo "test.sh: no step '$name'; there are: $known" >&2; exit 2; }
 done
@@ -146,6 +152,7 @@ step format 60
 step layers 30
 step deps 120
 step clippy 900
+step bench 600
 step docs 600
 step zookeeper 300
 step build 900
