@@ -15,7 +15,7 @@ import os, re, sys, tempfile
 # One row per line, lowest first. Inside a row `<` lets the modules on its right import those on its left;
 # modules that no `<` parts are siblings and do not know each other.
 ROWS = """
-0  status < error
+0  stages < status < error
 1  wire  balance
 2  connection
 3  reactor  registry  logger  config

@@ -15,6 +15,7 @@ use crate::{
     connection::{CancelToken, Metadata, ReplyExtras},
     descriptor::MethodDescriptor,
     error::Error,
+    stages::Stages,
     status::Code,
 };
 
@@ -39,6 +40,8 @@ pub(crate) struct Given {
     pub(crate) controller: Option<MprpcController>,
     pub(crate) idempotent: Option<bool>,
     pub(crate) detached: bool,
+    /// Somebody wants to know where the time went.
+    pub(crate) timed: bool,
 }
 
 static NOTHING: Given = Given {
@@ -49,6 +52,7 @@ static NOTHING: Given = Given {
     controller: None,
     idempotent: None,
     detached: false,
+    timed: false,
 };
 
 impl CallOptions {
@@ -176,6 +180,11 @@ impl MprpcController {
         self.lock().extras.attachment.clone()
     }
 
+    /// Where the time of the last call went, if it was made at all.
+    pub fn stages(&self) -> Option<Stages> {
+        self.lock().extras.stages.as_deref().cloned()
+    }
+
     pub(crate) fn token(&self) -> CancelToken {
         self.lock().cancel.clone()
     }
@@ -184,6 +193,9 @@ impl MprpcController {
         let mut outcome = self.lock();
         outcome.failure = result.as_ref().err().map(|error| (error.code(), error.to_string()));
         outcome.extras = extras;
+        if let Err(Error::Call(call)) = result {
+            outcome.extras.stages = call.stages.clone();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Outcome> {

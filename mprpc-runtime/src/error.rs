@@ -2,7 +2,10 @@
 
 use std::{error, fmt, io, net::SocketAddr, time::Duration};
 
-use crate::status::{Code, Status};
+use crate::{
+    stages::Stages,
+    status::{Code, Status},
+};
 
 /// Everything that can fail in front of an application. `Debug` prints what `Display` prints, so
 /// that an error returned from `main` reads well.
@@ -46,6 +49,10 @@ pub struct CallError {
     pub peer: Option<SocketAddr>,
     /// Which attempt this was, counted from 1.
     pub attempt: u32,
+    /// How many attempts the call was allowed.
+    pub max_attempts: u32,
+    /// Where the time of the last attempt went; `None` if there was none.
+    pub stages: Option<Box<Stages>>,
     /// From the call to its end.
     pub elapsed: Duration,
     /// The time that the call was allowed; zero if neither is known.
@@ -141,9 +148,12 @@ impl fmt::Display for CallError {
             write!(f, " at {peer}")?;
         }
         let ms = |d: Duration| d.as_secs_f64() * 1e3;
-        write!(f, ", attempt {}", self.attempt)?;
+        write!(f, ", attempt {}/{}", self.attempt, self.max_attempts)?;
         if !self.allowed.is_zero() {
             write!(f, ", {:.1} of {:.0} ms", ms(self.elapsed), ms(self.allowed))?;
+        }
+        if let Some(stages) = &self.stages {
+            write!(f, " ({stages})")?;
         }
         if self.ran == Ran::No {
             f.write_str(", did not run")?;

@@ -221,7 +221,8 @@ fn pass_on(result: Result<Owned, Error>, done: Done) {
         Err(error) => done(Err(error)),
         Ok((body, extras)) => {
             let attachment = &extras.attachment;
-            done(Ok(Received { body, attachment, metadata: extras.metadata.clone() }));
+            let (metadata, stages) = (extras.metadata.clone(), extras.stages.clone());
+            done(Ok(Received { body, attachment, metadata, stages }));
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     error::{Error, Ran},
     reactor,
     rpc_channel::{Call, Done, RpcChannel},
+    stages::Stages,
     status::{Code, Status},
 };
 
@@ -73,6 +74,8 @@ pub struct Ended<'a> {
     pub metadata: &'a Metadata,
     /// Why it failed, if it did.
     pub error: Option<&'a Error>,
+    /// Where the time went.
+    pub stages: Option<&'a Stages>,
     /// From `starts` to the end.
     pub elapsed: Duration,
 }
@@ -107,8 +110,9 @@ impl<C: RpcChannel> Intercepted<C> {
     /// Has the interceptor look at the call. Gives the options to make it with.
     fn starts(&self, call: &Call<'_>) -> Result<CallOptions, Error> {
         let mut options = call.options.clone();
-        let metadata = &mut options.change().metadata;
-        match self.interceptor.starts(&mut Outgoing { method: call.method, metadata }) {
+        let given = options.change();
+        given.timed = true;
+        match self.interceptor.starts(&mut Outgoing { method: call.method, metadata: &mut given.metadata }) {
             Ok(()) => Ok(options),
             Err(status) => {
                 let allowed = call.timeout(self.channel.default_timeout());
@@ -128,7 +132,8 @@ impl<C: RpcChannel> RpcChannel for Intercepted<C> {
         let told: Done = Box::new(move |result| {
             let (none, elapsed) = (Metadata::new(), reactor::now().saturating_duration_since(began));
             let metadata = result.as_ref().map_or(&none, |received| &received.metadata);
-            interceptor.ended(&Ended { method, metadata, error: result.as_ref().err(), elapsed });
+            let stages = result.as_ref().map_or_else(stages_of, |received| received.stages.as_deref());
+            interceptor.ended(&Ended { method, metadata, error: result.as_ref().err(), stages, elapsed });
             done(result);
         });
         self.channel.call_method(Call { options: &options, ..call }, told);
@@ -148,6 +153,7 @@ impl<C: RpcChannel> RpcChannel for Intercepted<C> {
             method: call.method,
             metadata,
             error: result.as_ref().err(),
+            stages: result.as_ref().map_or_else(stages_of, |extras| extras.stages.as_deref()),
             elapsed,
         });
         result
@@ -158,6 +164,10 @@ impl<C: fmt::Debug> fmt::Debug for Intercepted<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Intercepted").field("channel", &self.channel).finish_non_exhaustive()
     }
+}
+
+fn stages_of(error: &Error) -> Option<&Stages> {
+    if let Error::Call(call) = error { call.stages.as_deref() } else { None }
 }
 
 /// Sees every call of a service that a provider serves, on either wire. Of several, the one added first

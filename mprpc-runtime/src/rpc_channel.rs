@@ -112,12 +112,26 @@ pub(crate) fn call_error(
     allowed: Duration,
 ) -> Error {
     let method = method.path();
-    Error::Call(Box::new(CallError { status, ran, method, peer: None, attempt: 1, elapsed, allowed }))
+    Error::Call(Box::new(CallError {
+        status,
+        ran,
+        method,
+        peer: None,
+        attempt: 1,
+        max_attempts: 1,
+        stages: None,
+        elapsed,
+        allowed,
+    }))
 }
 
 /// What came beside the message, free of the read buffer.
 pub(crate) fn extras(received: &Received<'_>) -> ReplyExtras {
-    ReplyExtras { metadata: received.metadata.clone(), attachment: received.attachment.to_vec() }
+    ReplyExtras {
+        metadata: received.metadata.clone(),
+        attachment: received.attachment.to_vec(),
+        stages: received.stages.clone(),
+    }
 }
 
 /// Parses a response; one that cannot be parsed is an INTERNAL error of the call.

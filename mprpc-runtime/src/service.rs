@@ -4,6 +4,7 @@ use std::{
     collections::HashSet,
     marker::PhantomData,
     sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use crate::{
     connection::{Body, Incoming, ReplyExtras, Ticket},
     controller::{Controller, Inherit},
     descriptor::{MethodDescriptor, ServiceDescriptor},
+    stages::ServerStages,
     status::Status,
     wire::Wire,
 };
@@ -32,6 +34,16 @@ pub struct ServerCall<'a> {
     controller: Controller,
     body: Body<'a>,
     ticket: Ticket,
+    run: Run,
+}
+
+/// When a worker took a call.
+#[derive(Clone, Copy, Debug)]
+struct Run {
+    came: Instant,
+    behind: usize,
+    /// `None` if it runs on the reactor, or in its caller's process.
+    began: Option<Instant>,
 }
 
 impl<'a> ServerCall<'a> {
@@ -52,12 +64,30 @@ impl<'a> ServerCall<'a> {
             cancel,
             reply: Mutex::default(),
         };
-        Self { controller, body: incoming.body, ticket: incoming.ticket }
+        let run = Run { came: incoming.received, behind: 0, began: None };
+        Self { controller, body: incoming.body, ticket: incoming.ticket, run }
     }
 
     /// The same call, free of the reactor's read buffer.
     pub fn into_owned(self) -> ServerCall<'static> {
-        ServerCall { controller: self.controller, body: self.body.into_owned(), ticket: self.ticket }
+        let Self { controller, body, ticket, run } = self;
+        ServerCall { controller, body: body.into_owned(), ticket, run }
+    }
+
+    /// The call waits for a worker, behind so many others.
+    pub(crate) fn waits(&mut self, behind: usize) {
+        self.run.behind = behind;
+        if let Some(cancel) = &self.controller.cancel {
+            cancel.waits(behind);
+        }
+    }
+
+    /// A worker takes the call. Before it asks whether the call is cancelled.
+    pub(crate) fn begins(&mut self, now: Instant) {
+        self.run.began = Some(now);
+        if let Some(cancel) = &self.controller.cancel {
+            cancel.begins(now.saturating_duration_since(self.run.came));
+        }
     }
 
     /// What is known of the call beside its message.
@@ -77,7 +107,7 @@ impl<'a> ServerCall<'a> {
         let method = self.controller.method;
         match self.body.parse_into(&mut request) {
             Ok(()) => {
-                let reply = Reply { ticket: self.ticket, method, message: PhantomData };
+                let reply = Reply { ticket: self.ticket, method, run: self.run, message: PhantomData };
                 let _inherit = Inherit::from(&self.controller);
                 handler(self.controller, request, reply);
             }
@@ -106,6 +136,7 @@ impl<'a> ServerCall<'a> {
 pub struct Reply<R> {
     ticket: Ticket,
     method: &'static MethodDescriptor,
+    run: Run,
     message: PhantomData<fn(R)>,
 }
 
@@ -116,7 +147,10 @@ impl<R: MessageFull> Reply<R> {
     }
 
     /// Answers the call with more than a message.
-    pub fn send_with(self, result: Result<R, Status>, extras: &ReplyExtras) {
+    pub fn send_with(mut self, result: Result<R, Status>, extras: &ReplyExtras) {
+        if let Some(stages) = self.run.stages() {
+            self.ticket.tell_stages(stages);
+        }
         match result {
             Err(status) => self.ticket.fail(status),
             Ok(response) => {
@@ -127,6 +161,19 @@ impl<R: MessageFull> Reply<R> {
                 }
             }
         }
+    }
+}
+
+impl Run {
+    /// Where the time went, if that is worth a word. The clock is read here in place of the deadline's
+    /// check, for which the time at which the worker began is good enough.
+    fn stages(&self) -> Option<ServerStages> {
+        let began = self.began?;
+        let queue = began.saturating_duration_since(self.came);
+        let handler = began.elapsed();
+        let behind = u32::try_from(self.behind).unwrap_or(u32::MAX);
+        let worth = queue + handler >= SHORT;
+        worth.then_some(ServerStages { queue, behind, handler: Some(handler), unfinished: false })
     }
 }
 
@@ -141,5 +188,7 @@ fn warn_of_cut_reply(method: &'static MethodDescriptor, size: u64) {
     }
 }
 
+/// A call that took less than this at its server says nothing about where the time went.
+const SHORT: Duration = Duration::from_millis(1);
 /// What a C++ caller reads of a reply, in one `recv`.
 const CPP_READS: u64 = 1024;

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::stages::ServerStages;
+
 /// `Variant = number, "NAME";` for each code.
 macro_rules! codes {
     ($($variant:ident = $number:literal, $name:literal;)*) => {
@@ -72,12 +74,13 @@ pub struct Status {
     retryable: bool,
     message: String,
     details: Vec<u8>,
+    stages: Option<Box<ServerStages>>,
 }
 
 impl Status {
     /// A status with a text that the caller's user may read. Keep secrets out of it.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
-        Self { code, retryable: false, message: message.into(), details: Vec::new() }
+        Self { code, retryable: false, message: message.into(), details: Vec::new(), stages: None }
     }
 
     /// The caller gave something that no state of the server would accept.
@@ -113,6 +116,17 @@ impl Status {
     /// The caller no longer wants the answer.
     pub fn cancelled(message: impl Into<String>) -> Self {
         Self::new(Code::Cancelled, message)
+    }
+
+    /// The same status, with what the server said of where the time went.
+    pub(crate) fn with_stages(mut self, stages: Option<ServerStages>) -> Self {
+        self.stages = stages.map(Box::new);
+        self
+    }
+
+    /// What the server said of where the time went.
+    pub(crate) fn stages(&self) -> Option<&ServerStages> {
+        self.stages.as_deref()
     }
 
     /// The same status, saying that the call did not run and may be sent again elsewhere.

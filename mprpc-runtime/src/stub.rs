@@ -47,6 +47,7 @@ impl Stub {
         let given = options.change();
         given.cancel = Some(controller.token());
         given.controller = Some(controller.clone());
+        given.timed = true;
         self.with(options)
     }
 

@@ -48,6 +48,10 @@ impl EchoServiceRpc for Echo {
     }
 
     fn echo_blob(&self, controller: &Controller, mut request: Blob) -> Result<Blob, Status> {
+        if let Some(tell) = controller.metadata().get("tell") {
+            controller.set_response_metadata(String::from_utf8_lossy(tell), "told");
+            controller.set_response_attachment(*b"beside");
+        }
         if request.reply_bytes > 0 {
             request.data = vec![7; request.reply_bytes as usize];
         } else if !controller.attachment().is_empty() {

@@ -6,7 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mprpc_runtime::{CallOptions, Code, Error, InProcessChannel, MprpcChannel, MprpcController, Pending};
+use mprpc_runtime::{
+    Answered, Arrived, CallOptions, ClientInterceptor, Code, Ended, Error, InProcessChannel, MprpcChannel,
+    MprpcController, Pending, ServerInterceptor, Stages, Status,
+};
 use mprpc_tests::{
     echo::{Echo, app, serve},
     proto::{
@@ -472,4 +475,178 @@ fn the_configured_timeout_holds_for_futures_and_batches_too() {
     with_stub(&[("timeout", "20s")], |stub, _| {
         assert!(stub.sleep_start(&nap(5600)).wait().is_ok(), "longer than the default of 5 s");
     });
+}
+
+/// Waits for what another thread does.
+fn until(what: &str, done: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !done() {
+        assert!(began.elapsed() < LONG, "{what}");
+        thread::sleep(ms(2));
+    }
+}
+
+type Sleep = fn(&EchoServiceRpc_Stub, u32) -> Result<Nothing, Error>;
+const SLEEPS: [Sleep; 2] = [|stub, n| stub.sleep(&nap(n)), |stub, n| stub.sleep_start(&nap(n)).wait()];
+
+#[test]
+fn an_error_at_the_deadline_says_where_the_time_went() {
+    with_stub(&[("worker_threads", "1")], |stub, echo| {
+        let hasty = stub.with(CallOptions::new().timeout(ms(300)));
+        for sleep in SLEEPS {
+            let running = echo.cancelled.load(Ordering::SeqCst);
+            let error = sleep(&hasty, 10_000).unwrap_err();
+            assert_eq!(error.code(), Code::DeadlineExceeded);
+            assert!(!error.did_not_run());
+            let line = error.to_string();
+            for part in [
+                "attempt 1/",
+                " of 300 ms (resolve ",
+                ", queue ",
+                ", connect ",
+                ", wire ",
+                " behind 0, handler ",
+            ] {
+                assert!(line.contains(part), "no {part:?} in {line}");
+            }
+            assert!(line.contains(" unfinished)"), "{line}");
+            // The handler was told, too.
+            until("the handler saw its deadline", || echo.cancelled.load(Ordering::SeqCst) > running);
+        }
+        let (ran, cancelled) = (echo.ran.load(Ordering::SeqCst), echo.cancelled.load(Ordering::SeqCst));
+        let first = stub.sleep_start(&nap(10_000));
+        until("the worker is busy", || echo.ran.load(Ordering::SeqCst) > ran);
+        for (n, sleep) in (0..).zip(SLEEPS) {
+            let error = sleep(&hasty, 1).unwrap_err();
+            let line = error.to_string();
+            assert!(error.did_not_run(), "{line}");
+            let Error::Call(call) = error else { panic!("{line}") };
+            let server = call.stages.and_then(|stages| stages.server).expect("the server's word");
+            assert!(server.queue >= ms(200) && server.behind == n && server.handler.is_none(), "{line}");
+        }
+        drop(first);
+        until("the worker is free", || echo.cancelled.load(Ordering::SeqCst) > cancelled);
+        stub.echo(&text("after")).unwrap();
+        assert_eq!(echo.ran.load(Ordering::SeqCst), ran + 2, "what expired in the queue did not run");
+    });
+}
+
+#[test]
+fn a_controller_and_interceptors_hear_where_the_time_of_a_good_call_went() {
+    struct Times(mpsc::Sender<Stages>);
+    impl ClientInterceptor for Times {
+        fn ended(&self, call: &Ended<'_>) {
+            self.0.send(call.stages.expect("an attempt").clone()).unwrap();
+        }
+    }
+    with_stub(&[], |stub, _| {
+        let (tell, told) = mpsc::channel();
+        let stub = stub.intercept(Times(tell));
+        let mut controller = MprpcController::new();
+        let controlled = stub.controlled_by(&mut controller);
+        for sleep in SLEEPS {
+            sleep(&controlled, 20).unwrap();
+            let stages = controller.stages().expect("a call was made");
+            assert_eq!(told.recv_timeout(LONG).unwrap(), stages);
+            let server = stages.server.expect("long enough to be told");
+            assert!(server.handler.is_some_and(|took| took >= ms(20)) && !server.unfinished, "{server:?}");
+        }
+    });
+}
+
+#[test]
+fn start_cancel_ends_callbacks_and_what_waits_in_the_queue_does_not_run() {
+    with_stub(&[("worker_threads", "1")], |stub, echo| {
+        let mut controller = MprpcController::new();
+        let controlled = stub.controlled_by(&mut controller);
+        let (tell, told) = mpsc::channel();
+        for _ in 0..3 {
+            let tell = tell.clone();
+            controlled
+                .sleep_async(&nap(10_000), move |result| tell.send(result.unwrap_err().code()).unwrap());
+        }
+        until("one runs", || echo.ran.load(Ordering::SeqCst) == 1);
+        controller.start_cancel();
+        for _ in 0..3 {
+            assert_eq!(told.recv_timeout(LONG).unwrap(), Code::Cancelled);
+        }
+        until("the handler was told", || echo.cancelled.load(Ordering::SeqCst) == 1);
+        stub.echo(&text("after them")).unwrap();
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 2, "only the first and the last ran");
+    });
+}
+
+#[test]
+fn a_caller_that_goes_away_cancels_its_calls() {
+    let server = app(&[("worker_threads", "1")]);
+    let (provider, echo) = serve(&server);
+    let caller = app(&[]);
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&caller, [provider.addr()]));
+    for _ in 0..2 {
+        stub.sleep_async(&nap(10_000), |_| {});
+    }
+    until("one runs", || echo.ran.load(Ordering::SeqCst) == 1);
+    drop((stub, caller));
+    until("the handler was told", || echo.cancelled.load(Ordering::SeqCst) == 1);
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&server, [provider.addr()]));
+    stub.echo(&text("after it")).unwrap();
+    assert_eq!(echo.ran.load(Ordering::SeqCst), 2, "what waited did not run");
+    provider.stop().unwrap();
+}
+
+#[test]
+fn a_handler_that_returns_its_response_can_send_more_beside_it() {
+    with_stub(&[], |stub, _| {
+        let mut controller = MprpcController::new();
+        let asked = stub.with(CallOptions::new().metadata("tell", "answer"));
+        let asked = asked.controlled_by(&mut controller);
+        asked.echo_blob(&Blob::new()).unwrap();
+        assert_eq!(controller.response_metadata("answer").unwrap(), b"told");
+        assert_eq!(controller.response_attachment(), b"beside");
+        // A key that may not be sent fails its call, at either sender, and says so.
+        let wrong = stub.with(CallOptions::new().metadata("tell", "no key"));
+        let error = wrong.echo_blob(&Blob::new()).unwrap_err();
+        assert_eq!(error.code(), Code::Internal);
+        assert!(error.to_string().contains("\"no key\""), "{error}");
+        let error = stub.with(CallOptions::new().metadata("no key", "")).echo(&text("x")).unwrap_err();
+        assert!(error.did_not_run() && error.to_string().contains("\"no key\""), "{error}");
+        stub.echo(&text("still here")).unwrap();
+    });
+}
+
+#[test]
+fn interceptors_of_a_server_see_peer_and_metadata_may_refuse_and_may_panic() {
+    struct Guard(mpsc::Sender<(Code, bool)>);
+    impl ServerInterceptor for Guard {
+        fn arrived(&self, call: &mut Arrived<'_>) -> Result<(), Status> {
+            assert!(call.metadata.get("panic").is_none(), "planted");
+            match call.metadata.get("user") {
+                Some(_) => Ok(call.metadata.set("suffix", "?")),
+                None => Err(Status::new(Code::PermissionDenied, "who?")),
+            }
+        }
+        fn answered(&self, call: &Answered<'_>) {
+            self.0.send((call.code(), call.peer.is_some())).unwrap();
+        }
+    }
+    let app = app(&[]);
+    let mut provider = mprpc_runtime::RpcProvider::new(&app);
+    let (tell, told) = mpsc::channel();
+    provider.intercept(Guard(tell));
+    provider.notify_service(EchoServiceRpc::service(Echo::default())).unwrap();
+    let provider = provider.start().unwrap();
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [provider.addr()]));
+    let user = stub.with(CallOptions::new().metadata("user", "gao"));
+    assert_eq!(user.echo(&text("hi")).unwrap().text, "hi?");
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (Code::Ok, true));
+    let failure = Failure { code: 5, ..Default::default() };
+    assert_eq!(user.fail_start(&failure).wait().unwrap_err().code(), Code::NotFound);
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (Code::NotFound, true));
+    assert_eq!(stub.echo(&text("hi")).unwrap_err().code(), Code::PermissionDenied);
+    let panics = stub.with(CallOptions::new().metadata("panic", ""));
+    assert_eq!(panics.echo(&text("hi")).unwrap_err().code(), Code::Internal);
+    assert_eq!(user.echo(&text("ho")).unwrap().text, "ho?");
+    assert_eq!(told.recv_timeout(LONG).unwrap(), (Code::Ok, true));
+    assert!(told.try_recv().is_err(), "of refused calls the one that refuses hears no more");
+    provider.stop().unwrap();
 }

@@ -46,7 +46,11 @@ impl AsyncCall {
     pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, mut attempts: Attempts, done: Done) {
         let now = attempts.began;
         let may = attempts.may_start(call, &channel.shared.client, now);
+        let first = may.is_ok() && !channel.knows(attempts.method);
         let picked = may.and_then(|()| channel.pick(&attempts, now));
+        if first {
+            attempts.marks[0] = Some(Instant::now());
+        }
         let placed = match picked {
             Ok(placed) => placed,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
@@ -101,7 +105,7 @@ impl AsyncCall {
             }
         };
         self.target = Some((placed, shared.clone()));
-        let deadline = self.attempts.deadline;
+        let deadline = self.attempts.patience(self.wire);
         let empty_ok = self.attempts.method.empty_response;
         let token = self.options.given().cancel.clone();
         let start = Command::Start { tag, deadline, empty_ok, done: self };
@@ -139,8 +143,16 @@ impl AsyncCall {
         failed
     }
 
+    /// Notes when the connection was open. If it opened in this very turn, nobody said so yet.
+    fn mark_open(&mut self, answered: bool) {
+        let open = self.target.as_ref().and_then(|(_, shared)| shared.link.opened_at());
+        let marks = &mut self.attempts.marks;
+        marks[2] = open.or(marks[1].filter(|_| answered));
+    }
+
     fn again(mut self: Box<Self>) -> Result<(), (Box<Self>, Failure)> {
         let now = Instant::now();
+        self.attempts.renew(now);
         if self.options.given().cancel.as_ref().is_some_and(CancelToken::is_cancelled) {
             let status = Status::cancelled("cancelled by the caller");
             return Err((self, Failure { ran: Ran::No, status }));
@@ -164,9 +176,20 @@ impl Completion for AsyncCall {
         &self.frame
     }
 
+    fn started(&mut self, now: Instant) {
+        // To find out who serves the call takes time only before the first one, which it then says.
+        let known = self.attempts.marks[0].unwrap_or(self.attempts.since);
+        self.attempts.marks = [Some(known), Some(now), None];
+    }
+
     fn complete(mut self: Box<Self>, outcome: Outcome<'_>) {
         let failure = match outcome {
-            Ok(received) => {
+            Ok(mut received) => {
+                if self.options.given().timed {
+                    self.mark_open(true);
+                    let server = received.stages.take().and_then(|stages| stages.server);
+                    received.stages = Some(self.attempts.stages(reactor::now(), server));
+                }
                 let Self { done, target, .. } = *self;
                 if let Some((placed, _)) = target {
                     placed.answered(reactor::now());
@@ -175,6 +198,7 @@ impl Completion for AsyncCall {
             }
             Err(failure) => failure,
         };
+        self.mark_open(false);
         let failed = self.judge(failure, reactor::now());
         if self.attempts.may_retry(&failed, &self.channel.shared.budget) {
             if let Err((this, failure)) = self.again() {

@@ -36,7 +36,7 @@ pub(super) fn call(
     peer: &Peer,
     settings: &Arc<ClientSettings>,
     call: &Call<'_>,
-    (attempts, now): (&Attempts, Instant),
+    (attempts, now): (&mut Attempts, Instant),
     response: &mut dyn MessageDyn,
 ) -> (Result<ReplyExtras, Failed>, Instant) {
     if !peer.health.is_up() {
@@ -52,7 +52,7 @@ pub(super) fn call(
         }
     }
     let fresh = |failure| Failed { failure, stale: false };
-    match Blocking::connect(peer, settings, attempts.deadline) {
+    match Blocking::connect(peer, settings, attempts) {
         Err(failure) => (Err(fresh(failure)), Instant::now()),
         Ok(mut connection) => {
             let result = connection.call(call, attempts, response);
@@ -97,9 +97,14 @@ struct Ending<'a> {
 }
 
 impl Blocking {
-    fn connect(peer: &Peer, settings: &Arc<ClientSettings>, deadline: Instant) -> Result<Box<Self>, Failure> {
+    fn connect(
+        peer: &Peer,
+        settings: &Arc<ClientSettings>,
+        attempts: &mut Attempts,
+    ) -> Result<Box<Self>, Failure> {
         let began = Instant::now();
-        let left = deadline.saturating_duration_since(began);
+        attempts.marks = [Some(began), Some(began), None];
+        let left = attempts.deadline.saturating_duration_since(began);
         let patience = settings.connect_timeout.min(left);
         let did_not_run = |status| Failure { ran: Ran::No, status };
         if patience.is_zero() {
@@ -130,7 +135,7 @@ impl Blocking {
     fn call(
         &mut self,
         call: &Call<'_>,
-        attempts: &Attempts,
+        attempts: &mut Attempts,
         response: &mut dyn MessageDyn,
     ) -> Result<ReplyExtras, Failure> {
         let token = call.options.given().cancel.as_ref();
@@ -147,16 +152,24 @@ impl Blocking {
         };
         let mut ending = Ending { response, result: None };
         encode::check_peer(attempts.size, self.conn.peer_max_body())?;
-        let deadline = attempts.deadline;
         self.now = Instant::now();
+        if attempts.marks[0].is_none() {
+            attempts.marks = [Some(self.now); 3];
+        }
+        attempts.marks[2] = Some(self.now);
         let wire = self.conn.wire();
         let head = Head {
             method: call.method,
-            remaining: deadline.saturating_duration_since(self.now),
+            remaining: attempts.deadline.saturating_duration_since(self.now),
             metadata: &call.options.given().metadata,
             attachment: &call.options.given().attachment,
         };
-        let start = Start { tag: TAG, deadline, empty_ok: call.method.empty_response, done: () };
+        let start = Start {
+            tag: TAG,
+            deadline: attempts.patience(wire),
+            empty_ok: call.method.empty_response,
+            done: (),
+        };
         self.conn.start(
             start,
             |(), id, out| {

@@ -30,6 +30,7 @@ use crate::{
     reactor,
     registry::{Endpoint, Registry, direct::DirectRegistry},
     rpc_channel::{Call, Done, RpcChannel, refuse_on_reactor},
+    stages::{ServerStages, Stages},
     status::{Code, Status},
     wire::Wire,
 };
@@ -145,6 +146,12 @@ impl MprpcChannel {
         service.pick(&snapshot, self.balance, call, now, self)
     }
 
+    /// Whether a method of its service was called before.
+    fn knows(&self, method: &'static MethodDescriptor) -> bool {
+        let services = self.shared.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.iter().any(|(known, _)| *known == method.service)
+    }
+
     fn service(&self, call: &Attempts) -> Arc<ServiceState> {
         let name = call.method.service;
         let find = |services: &[(&str, Arc<ServiceState>)]| {
@@ -214,6 +221,7 @@ impl RpcChannel for MprpcChannel {
         self.shared.budget.earn();
         loop {
             let now = Instant::now();
+            attempts.renew(now);
             let client = &self.shared.client;
             let picked = attempts.may_start(&call, client, now).and_then(|()| self.pick(&attempts, now));
             let placed = match picked {
@@ -221,10 +229,14 @@ impl RpcChannel for MprpcChannel {
                 Ok(placed) => placed,
             };
             attempts.begin(&placed.peer);
-            let (result, now) = blocking::call(&placed.peer, client, &call, (&attempts, now), response);
+            let (result, now) = blocking::call(&placed.peer, client, &call, (&mut attempts, now), response);
             match result {
-                Ok(extras) => {
+                Ok(mut extras) => {
                     placed.answered(now);
+                    if call.options.given().timed {
+                        let server = extras.stages.take().and_then(|stages| stages.server);
+                        extras.stages = Some(attempts.stages(now, server));
+                    }
                     return Ok(extras);
                 }
                 Err(failed) => {
@@ -250,6 +262,10 @@ struct Attempts {
     /// It may be repeated even if it ran.
     idempotent: bool,
     peer: Option<SocketAddr>,
+    /// When the present attempt began, and when it was known who serves the call, a connection took
+    /// it, that was open.
+    since: Instant,
+    marks: [Option<Instant>; 3],
     /// Where the call failed; empty, and without memory, for nearly all calls.
     tried: Vec<SocketAddr>,
 }
@@ -284,7 +300,19 @@ impl Attempts {
         let deadline = began + allowed;
         let idempotent = call.options.given().idempotent.unwrap_or(call.method.idempotent);
         let (method, tried) = (call.method, Vec::new());
-        Self { method, began, allowed, deadline, count: 0, size: 0, idempotent, peer: None, tried }
+        Self {
+            method,
+            began,
+            allowed,
+            deadline,
+            count: 0,
+            size: 0,
+            idempotent,
+            peer: None,
+            since: began,
+            marks: [None; 3],
+            tried,
+        }
     }
 
     /// Refuses what cannot be sent.
@@ -310,6 +338,27 @@ impl Attempts {
         Ok(())
     }
 
+    /// The next attempt begins.
+    fn renew(&mut self, now: Instant) {
+        (self.since, self.marks) = (now, [None; 3]);
+    }
+
+    /// Until when a connection waits for the answer: a moment longer than the caller is allowed, as the
+    /// server says at the deadline where the time went. What it says later than that is not heard.
+    fn patience(&self, wire: Wire) -> Instant {
+        match wire {
+            Wire::Mux => self.deadline + (self.allowed / 10).min(LAST_WORD),
+            Wire::Legacy(_) => self.deadline,
+        }
+    }
+
+    fn stages(&self, now: Instant, server: Option<ServerStages>) -> Box<Stages> {
+        let at = |mark: Instant| mark.saturating_duration_since(self.began);
+        // The first attempt begins with the call.
+        let before = if self.count > 1 { at(self.since) } else { Duration::ZERO };
+        Box::new(Stages::between(before, self.marks.map(|mark| mark.map(at)), at(now), server))
+    }
+
     fn begin(&mut self, peer: &Peer) {
         self.count += 1;
         self.peer = Some(peer.addr);
@@ -332,13 +381,17 @@ impl Attempts {
     }
 
     fn error(&self, failure: Failure) -> Error {
+        let now = Instant::now();
+        let stages = self.peer.map(|_| self.stages(now, failure.status.stages().cloned()));
         Error::Call(Box::new(CallError {
             status: failure.status,
             ran: failure.ran,
             method: self.method.path(),
             peer: self.peer,
             attempt: self.count.max(1),
-            elapsed: self.began.elapsed(),
+            max_attempts: MAX_ATTEMPTS,
+            stages,
+            elapsed: now.saturating_duration_since(self.began),
             allowed: self.allowed,
         }))
     }
@@ -352,3 +405,5 @@ impl fmt::Debug for MprpcChannel {
 
 /// Attempts of one call, the first included.
 const MAX_ATTEMPTS: u32 = 3;
+/// How long after the deadline the server's word on it is waited for; less for short deadlines.
+const LAST_WORD: Duration = Duration::from_millis(10);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use protobuf::{CodedInputStream, CodedOutputStream, MessageDyn};
 
 use super::{CancelToken, Ticket};
-use crate::{error::Ran, status::Status, wire::mux};
+use crate::{error::Ran, stages::Stages, status::Status, wire::mux};
 
 /// The serialized message of a call: borrowed from the read buffer, or shared without a copy.
 #[derive(Clone, Debug)]
@@ -203,6 +203,8 @@ pub struct Received<'a> {
     pub attachment: &'a [u8],
     /// Key and value pairs beside the message.
     pub metadata: Metadata,
+    /// Where the time went, as far as it is known.
+    pub stages: Option<Box<Stages>>,
 }
 
 /// A call that ended without a response.
@@ -222,6 +224,9 @@ pub type Outcome<'a> = Result<Received<'a>, Failure>;
 pub trait Completion: Send {
     /// The frame to send; on the mux wire the connection fills in the id.
     fn frame(&self) -> &[u8];
+
+    /// The connection takes the call.
+    fn started(&mut self, _now: Instant) {}
 
     /// The call ended. Runs once, on the reactor's thread, so it must not block or panic.
     fn complete(self: Box<Self>, outcome: Outcome<'_>);

@@ -7,7 +7,10 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::Duration,
 };
+
+use crate::stages::ServerStages;
 
 /// A flag that is raised once, with callbacks for those who cannot poll it. Clones share the flag.
 #[derive(Clone, Default)]
@@ -18,6 +21,10 @@ struct Shared {
     raised: AtomicBool,
     next: AtomicU64,
     hooks: Mutex<Vec<(u64, Hook)>>,
+    /// At a server: how many calls were before this one when it came.
+    behind: AtomicU64,
+    /// At a server: after how many microseconds its handler began, plus one; 0 if it did not.
+    began: AtomicU64,
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
@@ -54,6 +61,29 @@ impl CancelToken {
     /// Like `on_cancel`, until the guard is dropped: for tokens that outlive what they can cancel.
     pub fn guard(&self, hook: impl FnOnce() + Send + 'static) -> CancelGuard {
         CancelGuard(self.clone(), self.add(Box::new(hook)))
+    }
+
+    /// The call waits for a worker, behind so many others.
+    pub(crate) fn waits(&self, behind: usize) {
+        self.0.behind.store(behind as u64, Ordering::Relaxed);
+    }
+
+    /// A worker took the call after it had waited so long. Before `is_cancelled` decides whether it runs:
+    /// then either that says no, or who cancels it sees that it runs.
+    pub(crate) fn begins(&self, waited: Duration) {
+        let us = u64::try_from(waited.as_micros()).unwrap_or(u64::MAX - 1);
+        self.0.began.store(us + 1, Ordering::SeqCst);
+    }
+
+    /// Where the time went of a call that came `since` ago and is not answered.
+    pub(crate) fn stages(&self, since: Duration) -> ServerStages {
+        let began = self.0.began.load(Ordering::SeqCst).checked_sub(1).map(Duration::from_micros);
+        ServerStages {
+            queue: began.unwrap_or(since),
+            behind: u32::try_from(self.0.behind.load(Ordering::Relaxed)).unwrap_or(u32::MAX),
+            handler: began.map(|began| since.saturating_sub(began)),
+            unfinished: began.is_some(),
+        }
     }
 
     fn add(&self, hook: Hook) -> u64 {

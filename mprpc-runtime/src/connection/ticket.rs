@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     error::Ran,
+    stages::{ServerStages, Stages},
     status::{Code, Status},
     wire::{Wire, mux},
 };
@@ -18,6 +19,7 @@ use crate::{
 #[derive(Debug)]
 pub struct Ticket {
     route: Option<Route>,
+    stages: Option<Box<ServerStages>>,
     /// What the call holds of quotas until it is answered; mostly nothing.
     shares: Vec<Share>,
 }
@@ -42,6 +44,8 @@ pub struct ReplyExtras {
     pub metadata: Metadata,
     /// Bytes beside the message.
     pub attachment: Vec<u8>,
+    /// For callers: where the time went, if they asked for it. Handlers leave it alone.
+    pub stages: Option<Box<Stages>>,
 }
 
 impl Ticket {
@@ -56,7 +60,12 @@ impl Ticket {
     }
 
     fn of(route: Route) -> Self {
-        Self { route: Some(route), shares: Vec::new() }
+        Self { route: Some(route), stages: None, shares: Vec::new() }
+    }
+
+    /// The answer is to say where the time went.
+    pub fn tell_stages(&mut self, stages: ServerStages) {
+        self.stages = Some(Box::new(stages));
     }
 
     /// Keeps a share of a quota until the call is answered.
@@ -86,7 +95,7 @@ impl Ticket {
                 true => route.refusal(size, extras),
                 false => Some(incomplete(message)),
             };
-            route.send(refusal.map_or(Ok(message), Err), size, extras);
+            route.send(refusal.map_or(Ok(message), Err), size, extras, self.stages.as_deref());
         }
         size
     }
@@ -94,7 +103,7 @@ impl Ticket {
     /// Answers with a failure.
     pub fn fail(mut self, status: Status) {
         if let Some(route) = self.route.take() {
-            route.send(Err(status), 0, &ReplyExtras::default());
+            route.send(Err(status), 0, &ReplyExtras::default(), self.stages.as_deref());
         }
     }
 }
@@ -106,6 +115,7 @@ impl Drop for Ticket {
                 Err(Status::internal("the handler ended without an answer")),
                 0,
                 &ReplyExtras::default(),
+                None,
             );
         }
     }
@@ -128,12 +138,18 @@ impl Route {
         Some(Status::new(code, format!("in the response, {wrong}")))
     }
 
-    fn send(self, result: Result<&dyn MessageDyn, Status>, size: u64, extras: &ReplyExtras) {
+    fn send(
+        self,
+        result: Result<&dyn MessageDyn, Status>,
+        size: u64,
+        extras: &ReplyExtras,
+        stages: Option<&ServerStages>,
+    ) {
         match self {
             Self::Connection { mailbox, conn, call, wire, .. } => {
                 let failed = result.is_err();
                 mailbox.answer(conn, call, failed, |out| match wire {
-                    Wire::Mux => append_response(out, call, result, extras),
+                    Wire::Mux => append_response(out, call, result, extras, stages),
                     Wire::Legacy(_) => append_bare(out, result),
                 });
             }
@@ -141,7 +157,7 @@ impl Route {
                 let (mut ticket, watcher) = *watched;
                 watcher(result.as_ref().err());
                 if let Some(route) = ticket.route.take() {
-                    route.send(result, size, extras);
+                    route.send(result, size, extras, stages);
                 }
             }
             Self::Local(done) => match result {
@@ -153,6 +169,7 @@ impl Route {
                         body: Body::Shared(bytes.into()),
                         attachment: &extras.attachment,
                         metadata: extras.metadata.clone(),
+                        stages: None,
                     }));
                 }
             },
@@ -178,14 +195,16 @@ pub(super) fn append_response(
     call: u64,
     result: Result<&dyn MessageDyn, Status>,
     extras: &ReplyExtras,
+    stages: Option<&ServerStages>,
 ) {
     match result {
         Ok(message) => {
             let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| {
-                if !extras.metadata.is_empty() || !extras.attachment.is_empty() {
+                if !extras.metadata.is_empty() || !extras.attachment.is_empty() || stages.is_some() {
                     let meta = mux::ResponseMeta {
                         metadata: extras.metadata.to_wire(),
                         attachment_size: u32::try_from(extras.attachment.len()).unwrap_or(u32::MAX),
+                        stages_us: stages.map(ServerStages::to_wire).unwrap_or_default(),
                         ..Default::default()
                     };
                     meta.encode(out);
@@ -195,7 +214,7 @@ pub(super) fn append_response(
             out.extend_from_slice(&extras.attachment);
             mux::finish_frame(out, start);
         }
-        Err(status) => append_failure(out, call, &status),
+        Err(status) => append_failure(out, call, &status.with_stages(stages.cloned())),
     }
 }
 
@@ -212,6 +231,7 @@ pub(super) fn append_failure(out: &mut Vec<u8>, call: u64, status: &Status) {
         message: &message[..cut],
         details,
         retryable: status.retryable(),
+        stages_us: status.stages().map(ServerStages::to_wire).unwrap_or_default(),
         ..Default::default()
     };
     let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| meta.encode(out));

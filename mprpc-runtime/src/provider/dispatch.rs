@@ -236,8 +236,10 @@ impl Dispatch for Dispatcher {
             return self.watch.run(route.number, true, now, || handle(&*route.service, route.index, call));
         }
         let (service, index, number) = (route.service.clone(), route.index, route.number);
-        let job = Job { service, index, number, watch: self.watch.clone(), call: Some(call.into_owned()) };
+        let mut call = call.into_owned();
         let mut gathered = self.gathered();
+        call.waits(self.workers.queued() + gathered.len());
+        let job = Job { service, index, number, watch: self.watch.clone(), call: Some(call) };
         gathered.push((client, job));
         if gathered.len() >= GATHER {
             // A turn may bring any number of calls; what the queue does not take must not pile up here.
@@ -249,7 +251,8 @@ impl Dispatch for Dispatcher {
 
 impl Job {
     fn run(mut self, now: Instant) {
-        let Some(call) = self.call.take() else { return };
+        let Some(mut call) = self.call.take() else { return };
+        call.begins(now);
         let controller = call.controller();
         if controller.is_canceled() {
             call.fail(Status::cancelled("cancelled before it ran"));

@@ -36,7 +36,12 @@ impl<C> ClientConnection<C> {
             let ran = self.ran(&call);
             return call.fail(ran, Status::unavailable(text), sink);
         }
-        let received = Received { body: Body::Shared(reply), attachment: &[], metadata: Metadata::default() };
+        let received = Received {
+            body: Body::Shared(reply),
+            attachment: &[],
+            metadata: Metadata::default(),
+            stages: None,
+        };
         sink(call.start.done, Ok(received));
     }
 

@@ -34,6 +34,7 @@ pub struct Link {
     drains: AtomicBool,
     max_body: AtomicU32,
     failure: OnceLock<String>,
+    opened_at: OnceLock<Instant>,
     observer: Option<Arc<dyn Observer>>,
 }
 
@@ -61,6 +62,11 @@ impl Link {
     /// Whether the peer was ever heard.
     pub fn was_open(&self) -> bool {
         self.opened.load(Ordering::Acquire)
+    }
+
+    /// When the peer was first heard.
+    pub fn opened_at(&self) -> Option<Instant> {
+        self.opened_at.get().copied()
     }
 
     /// Whether the peer said that it wants no new calls, here or elsewhere.
@@ -143,6 +149,10 @@ impl<C> ClientConnection<C> {
         if told != self.told {
             let was = std::mem::replace(&mut self.told, told);
             if let Some(link) = &self.link {
+                if told.opened && !was.opened {
+                    // Once a connection.
+                    let _ = link.opened_at.set(now);
+                }
                 link.tell(was, told, ended, now);
             }
         }

@@ -11,6 +11,7 @@ use crate::{
         call::{Failure, Outcome, Received},
     },
     error::Ran,
+    stages::{ServerStages, Stages},
     status::{Code, Status},
     wire::{
         buf::Inbox,
@@ -174,15 +175,25 @@ fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8], whole: &Bytes) -> O
         return Err(maybe(Status::unimplemented("the peer streams its response, which version 1 does not")));
     }
     if meta.is_empty() {
-        return Ok(Received { body: Body::of(body, whole), attachment: &[], metadata: Metadata::default() });
+        return Ok(Received {
+            body: Body::of(body, whole),
+            attachment: &[],
+            metadata: Metadata::default(),
+            stages: None,
+        });
     }
     let meta = ResponseMeta::decode(meta)
         .map_err(|error| maybe(Status::internal(format!("the header of the response: {error}"))))?;
     if meta.code != 0 {
-        let ran = if meta.retryable { Ran::No } else { Ran::Maybe };
+        let stages = ServerStages::from_wire(&meta.stages_us);
+        // Whoever says that the time was over before the handler began does not begin it any more.
+        let expired = Code::from_wire(meta.code) == Code::DeadlineExceeded
+            && stages.as_ref().is_some_and(|stages| stages.handler.is_none());
+        let ran = if meta.retryable || expired { Ran::No } else { Ran::Maybe };
         let status = Status::new(Code::from_wire(meta.code), meta.message)
             .with_details(meta.details)
-            .with_retryable(meta.retryable);
+            .with_retryable(meta.retryable)
+            .with_stages(stages);
         return Err(Failure { ran, status });
     }
     if meta.compression != 0 {
@@ -193,7 +204,10 @@ fn outcome<'a>(header: &Header, meta: &[u8], body: &'a [u8], whole: &Bytes) -> O
         return Err(maybe(Status::internal("attachment_size of the response is larger than its body")));
     };
     let (message, attachment) = body.split_at(at);
-    Ok(Received { body: Body::of(message, whole), attachment, metadata: Metadata::from_wire(&meta.metadata) })
+    let stages = ServerStages::from_wire(&meta.stages_us)
+        .map(|server| Box::new(Stages { server: Some(server), ..Default::default() }));
+    let metadata = Metadata::from_wire(&meta.metadata);
+    Ok(Received { body: Body::of(message, whole), attachment, metadata, stages })
 }
 
 fn maybe(status: Status) -> Failure {

@@ -38,7 +38,8 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
 
     fn post(&mut self, command: Command, _bytes: &[u8], now: Instant) {
         match command {
-            Command::Start { tag, deadline, empty_ok, done } => {
+            Command::Start { tag, deadline, empty_ok, mut done } => {
+                done.started(now);
                 let start = Start { tag, deadline, empty_ok, done };
                 let mux = self.wire == Wire::Mux;
                 self.start(

@@ -94,6 +94,8 @@ pub struct ServerConnection {
     active: Instant,
     watch: Watch,
     haste: Haste,
+    /// No deadline of a call that waits for a worker, or runs on one, is earlier.
+    earliest: Option<Instant>,
     eof: bool,
     /// Boxed, as idle connections are many and have none.
     reason: Option<Box<Cow<'static, str>>>,
@@ -107,6 +109,8 @@ struct Entry {
     answered: bool,
     /// Bytes of its request, as counted in `taken`.
     size: usize,
+    /// When it came, and when its caller stops waiting.
+    due: Option<(Instant, Instant)>,
 }
 
 enum Phase {
@@ -161,6 +165,7 @@ impl ServerConnection {
             active: now,
             watch: Watch::default(),
             haste: Haste::new(now),
+            earliest: None,
             eof: false,
             reason: None,
         }
@@ -318,10 +323,12 @@ impl Connection for ServerConnection {
             _ => self.idle_until(),
         };
         let watch = self.watch.due(self.settings.request_timeout);
-        own.into_iter().chain(watch).min()
+        let calls = self.earliest.filter(|_| !self.calls.is_empty());
+        own.into_iter().chain(watch).chain(calls).min()
     }
 
     fn timeout(&mut self, now: Instant) {
+        self.expire(now);
         match self.watch.late(self.settings.request_timeout, now) {
             Some(Late::Output) => self.reset("the peer takes no answers (request_timeout)"),
             Some(Late::Frame) => self.close("request not complete in time (request_timeout)"),

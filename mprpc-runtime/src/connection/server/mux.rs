@@ -178,7 +178,9 @@ impl ServerConnection {
             Err(status) => return append_failure(self.output.buffer(), call, &status),
         };
         let ticket = self.begin(call, Wire::Mux, max_body, body.len());
-        let entry = self.calls.insert(call, Entry { size: body.len(), ..Default::default() });
+        let deadline = meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
+        let due = deadline.map(|deadline| (now, deadline));
+        let entry = self.calls.insert(call, Entry { size: body.len(), due, ..Default::default() });
         let (message, attachment) = body.split_at(attachment_at);
         self.dispatch.dispatch(Incoming {
             service: meta.service,
@@ -187,13 +189,45 @@ impl ServerConnection {
             body: Body::of(message, whole),
             attachment,
             metadata: Metadata::from_wire(&meta.metadata),
-            deadline: meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us))),
+            deadline,
             received: now,
             peer: self.peer,
             client: self.id.0,
             cancel: &mut entry.cancel,
             ticket,
         });
+        // An inline handler has ended by now.
+        if let Some(deadline) = deadline.filter(|_| entry.cancel.is_some()) {
+            self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
+        }
+    }
+
+    /// Answers calls whose deadline passed in place of their handlers, and says where the time went.
+    /// `earliest` is only a bound, so that ending calls costs nothing; it is made exact here.
+    pub(super) fn expire(&mut self, now: Instant) {
+        if self.earliest.is_none_or(|earliest| now < earliest) || !matches!(self.phase, Phase::Mux(_)) {
+            return;
+        }
+        let due = |(id, entry): (u64, &Entry)| {
+            let (came, deadline) = entry.due.filter(|_| !entry.answered && entry.cancel.is_some())?;
+            Some((id, came, deadline))
+        };
+        let waiting: Vec<_> = self.calls.iter().filter_map(due).collect();
+        self.earliest = waiting.iter().map(|call| call.2).filter(|deadline| *deadline > now).min();
+        for (id, came, _) in waiting.into_iter().filter(|call| call.2 <= now) {
+            let Some(entry) = self.calls.get_mut(id) else { continue };
+            entry.answered = true;
+            let Some(cancel) = entry.cancel.take() else { continue };
+            // First, so that a handler which has not begun by now does not begin.
+            cancel.cancel();
+            let stages = cancel.stages(now.saturating_duration_since(came));
+            let text = match stages.handler {
+                None => "the deadline passed in the worker queue; it did not run",
+                Some(_) => "the deadline passed while the handler ran",
+            };
+            let status = Status::deadline_exceeded(text).with_stages(Some(stages));
+            append_failure(self.output.buffer(), id, &status);
+        }
     }
 
     /// Answers CANCELLED at once. The entry stays until the handler ends: it is the running

@@ -80,8 +80,11 @@ impl Dispatch for Handlers {
         }
         match call.method {
             "Echo" => {
-                let extras =
-                    ReplyExtras { metadata: call.metadata.clone(), attachment: call.attachment.to_vec() };
+                let extras = ReplyExtras {
+                    metadata: call.metadata.clone(),
+                    attachment: call.attachment.to_vec(),
+                    stages: None,
+                };
                 let mut request = BytesValue::new();
                 match call.body.parse_into(&mut request) {
                     Ok(()) => drop(call.ticket.answer(&request, &extras)),

@@ -194,6 +194,8 @@ impl ZkClient {
                 method: format!("zookeeper {what} {path}"),
                 peer: None,
                 attempt,
+                max_attempts: attempt,
+                stages: None,
                 elapsed: began.elapsed(),
                 allowed: FIRST_ATTEMPT,
             })));
