@@ -103,7 +103,11 @@ impl Health {
         if verdict != Verdict::Nothing {
             // The first call paid for the connection, too.
             let first = !self.reached.swap(true, Ordering::Relaxed) && verdict == Verdict::Answered;
-            self.measure(verdict, if first { Duration::ZERO } else { took }, now);
+            // What began before it came back says how long it was away.
+            let away = || now.checked_sub(took).is_none_or(|began| began < self.story().since);
+            if verdict != Verdict::Answered || self.is_up() || !away() {
+                self.measure(verdict, if first { Duration::ZERO } else { took }, now);
+            }
         }
         if verdict == Verdict::Answered {
             self.answered(now);
@@ -304,6 +308,11 @@ impl Health {
 
     fn become_of(&self, story: &mut Story, standing: Standing, now: Instant) {
         story.since = now;
+        if standing == Standing::Returning {
+            // It begins anew, and with few calls: how slow it was must not keep it from them.
+            self.speed.store(0, Ordering::Relaxed);
+            self.fails.store(false, Ordering::Relaxed);
+        }
         self.standing.store(standing as u8, Ordering::Relaxed);
     }
 

@@ -291,6 +291,28 @@ fn silence_ends_with_a_word_and_a_drain_only_with_a_new_connection() {
 }
 
 #[test]
+fn one_that_was_away_is_not_taken_for_slow_when_it_is_back() {
+    let mut world = World::new(Policy::P2c, &[100, 100]);
+    for at in [0, 1] {
+        (0..5).for_each(|_| assert!(!world.end(at, Verdict::Answered, 2)));
+    }
+    (0..3).for_each(|_| world.health(0).begin());
+    world.pass(2000);
+    world.health(0).fell_silent(world.now, 1);
+    assert!(!world.end(0, Verdict::Late, 5000));
+    world.pass(2000);
+    // What was stuck is answered now, before or after the answer to the ping.
+    for _ in 0..3 {
+        world.health(0).end(Verdict::Answered, Duration::from_secs(4), world.now);
+        world.health(0).heard(world.now);
+    }
+    assert!(!world.end(1, Verdict::Answered, 2));
+    assert!(world.shares(1000)[0] > 30, "an eighth of its half");
+    world.pass(1500);
+    assert!(near(world.shares(1000)[0], 500));
+}
+
+#[test]
 fn retries_are_a_tenth_of_the_calls_and_ten() {
     let budget = Budget::default();
     assert_eq!((0..100).filter(|_| budget.spend()).count(), 10);
