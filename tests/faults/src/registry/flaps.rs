@@ -26,7 +26,7 @@ fn run(stage: &Stage) -> Outcome {
     let caller = scene.caller("caller", &[("faults_threads", "1")]);
     thread::sleep(Duration::from_secs(1));
     let (of_provider, of_caller) = (size(&provider), size(&caller));
-    let rounds = if stage.quick { 4 } else { 20 };
+    let rounds = if stage.quick { 3 } else { 20 };
     for round in 1..=rounds {
         stage.say(format!("flap {round} of {rounds}"));
         scene.zk.signal(1, if round % 2 == 0 { Signal::KILL } else { Signal::TERM });

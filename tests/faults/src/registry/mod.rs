@@ -9,6 +9,7 @@ mod ensemble;
 mod expiry;
 mod flaps;
 mod mirror;
+mod network;
 mod outage;
 mod poison;
 mod restart;
@@ -24,6 +25,7 @@ pub(crate) const ROWS: &[Row] = &[
     outage::HANGS,
     restart::INSIDE_SESSION,
     flaps::FLAPS,
+    network::ROW,
     ensemble::LEADER_KILLED,
     expiry::EXPIRES,
     restart::KILL_9,

@@ -36,7 +36,7 @@ fn down(stage: &Stage) -> Outcome {
     scene.show(&scene.nodes(), "before");
 
     let lines = || ["first", "caller"].map(|name| stage.log(name).lines().count());
-    let (before, outage) = (lines(), stage.seconds(10, 60));
+    let (before, outage) = (lines(), stage.seconds(12, 60));
     stage.say(format!("ZooKeeper killed, for {outage:?}"));
     scene.zk.signal(1, Signal::KILL);
     let cpu = registry_cpu([&first, &caller], outage);
