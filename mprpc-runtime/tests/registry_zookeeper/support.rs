@@ -271,6 +271,17 @@ impl OwnServer {
         let pid = std::fs::read_to_string(self.dir.join(format!("{member}/pid"))).expect("a pid file");
         let status = Command::new("kill").args([signal, pid.trim()]).status();
         assert!(status.expect("kill").success());
+        if signal == "-STOP" {
+            // A thread on the other core may answer yet.
+            let stopped = || {
+                let tasks = std::fs::read_dir(format!("/proc/{}/task", pid.trim())).expect("tasks");
+                tasks.flatten().all(|task| {
+                    let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with('T'))
+                })
+            };
+            eventually(ms(5000), "stopped", stopped);
+        }
         if signal == "-KILL" {
             let process = format!("/proc/{}/cmdline", pid.trim());
             let dead = || {
