@@ -76,8 +76,9 @@ pub(super) struct Haste {
 }
 
 impl Haste {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, above: 0, cancels: 0 }
+    /// Begins to count with the first cancel; how old the calls before it are is not known.
+    pub(super) fn new(now: Instant, last: u64) -> Self {
+        Self { since: now, above: last, cancels: 0 }
     }
 
     /// Notes that `call` is cancelled; `last` is the latest call. Whether that is one too many.

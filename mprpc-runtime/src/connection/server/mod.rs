@@ -93,7 +93,8 @@ pub struct ServerConnection {
     /// Last byte in, last answer out, or the start.
     active: Instant,
     watch: Watch,
-    haste: Haste,
+    /// Made with the first cancel: idle connections are many.
+    haste: Option<Box<Haste>>,
     /// No deadline of a call that waits for a worker, or runs on one, is earlier.
     earliest: Option<Instant>,
     eof: bool,
@@ -164,7 +165,7 @@ impl ServerConnection {
             output: Output::default(),
             active: now,
             watch: Watch::default(),
-            haste: Haste::new(now),
+            haste: None,
             earliest: None,
             eof: false,
             reason: None,

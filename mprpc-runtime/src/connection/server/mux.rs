@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Drain, Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Known, Metadata, ticket::append_failure},
+    connection::{Body, Incoming, Known, Metadata, patience::Haste, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,
@@ -87,7 +87,8 @@ impl ServerConnection {
             },
             Some(Kind::Request) => self.request(&header, meta, (body, whole), now),
             Some(Kind::Cancel) => {
-                if self.haste.is_too_much(header.call_id, self.last_id, now) {
+                let haste = self.haste.get_or_insert_with(|| Box::new(Haste::new(now, self.last_id)));
+                if haste.is_too_much(header.call_id, self.last_id, now) {
                     return self.violation("too many calls are cancelled as soon as they are made");
                 }
                 self.cancel(header.call_id);
