@@ -37,7 +37,7 @@ impl ServerStages {
     pub(crate) fn to_wire(&self) -> Vec<u32> {
         let us = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
         let handler = self.handler.map(us);
-        let unfinished = handler.and(self.unfinished.then_some(1));
+        let unfinished = handler.and_then(|_| self.unfinished.then_some(1));
         [us(self.queue), self.behind].into_iter().chain(handler).chain(unfinished).collect()
     }
 

@@ -620,10 +620,11 @@ fn interceptors_of_a_server_see_peer_and_metadata_may_refuse_and_may_panic() {
     impl ServerInterceptor for Guard {
         fn arrived(&self, call: &mut Arrived<'_>) -> Result<(), Status> {
             assert!(call.metadata.get("panic").is_none(), "planted");
-            match call.metadata.get("user") {
-                Some(_) => Ok(call.metadata.set("suffix", "?")),
-                None => Err(Status::new(Code::PermissionDenied, "who?")),
+            if call.metadata.get("user").is_none() {
+                return Err(Status::new(Code::PermissionDenied, "who?"));
             }
+            call.metadata.set("suffix", "?");
+            Ok(())
         }
         fn answered(&self, call: &Answered<'_>) {
             self.0.send((call.code(), call.peer.is_some())).unwrap();

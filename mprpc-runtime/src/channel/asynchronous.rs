@@ -147,7 +147,7 @@ impl AsyncCall {
     fn mark_open(&mut self, answered: bool) {
         let open = self.target.as_ref().and_then(|(_, shared)| shared.link.opened_at());
         let marks = &mut self.attempts.marks;
-        marks[2] = open.or(marks[1].filter(|_| answered));
+        marks[2] = open.or_else(|| marks[1].filter(|_| answered));
     }
 
     fn again(mut self: Box<Self>) -> Result<(), (Box<Self>, Failure)> {
