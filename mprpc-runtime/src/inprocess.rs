@@ -4,12 +4,19 @@
 use std::{
     fmt,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{self, TryRecvError},
+    },
+    thread,
     time::Instant,
 };
 
 use crate::{
-    connection::{Body, Incoming, Ticket, call::append_message},
+    connection::{
+        Body, Incoming, Ticket,
+        call::{MAX_METADATA, Received, append_message},
+    },
     error::{Error, Ran},
     rpc_channel::{Call, DEFAULT_TIMEOUT, Done, RpcChannel, call_error},
     service::{ServerCall, Service},
@@ -21,7 +28,8 @@ use crate::{
 /// Calls services of this process, on the calling thread. Messages are serialized and parsed as on
 /// the wire, so that what works here works there.
 ///
-/// The handler runs to its end even if it misses the deadline; the call fails then all the same.
+/// A call whose time is over before it runs does not run. A handler runs to its end even if it misses the
+/// deadline; the call fails then all the same. While an answer is deferred, a thread of the call's own watches its time.
 #[derive(Clone)]
 pub struct InProcessChannel(Arc<ServiceTable>);
 
@@ -49,16 +57,39 @@ impl RpcChannel for InProcessChannel {
             return done(Err(error(Status::invalid_argument(wrong.to_string()), Ran::No)));
         }
         let deadline = began + allowed;
-        let ticket = Ticket::local(move |outcome| {
-            done(match outcome {
-                Ok(_) if Instant::now() >= deadline => {
-                    Err(error(Status::deadline_exceeded("the handler took too long"), Ran::Maybe))
-                }
-                Ok(received) => Ok(received),
-                Err(failure) => Err(error(failure.status, failure.ran)),
-            });
+        let given = call.options.given();
+        if let Err(wrong) = given.metadata.check(MAX_METADATA) {
+            return done(Err(error(Status::invalid_argument(wrong), Ran::No)));
+        }
+        if given.cancel.as_ref().is_some_and(|cancel| cancel.is_cancelled()) {
+            return done(Err(error(Status::cancelled("cancelled before it ran"), Ran::No)));
+        }
+        if Instant::now() >= deadline {
+            return done(Err(error(Status::deadline_exceeded("no time was left to run the call"), Ran::No)));
+        }
+        // Whoever ends the call first takes it out: the answer, the deadline or a cancel.
+        let end: End = Arc::new(Mutex::new(Some(done)));
+        let (answered, unanswered) = mpsc::channel::<()>();
+        let (late, gone) = (end.clone(), end.clone());
+        let guard = given.cancel.as_ref().map(|cancel| {
+            cancel.guard(move || {
+                finish(&gone, Err(error(Status::cancelled("cancelled by the caller"), Ran::Maybe)))
+            })
         });
-        let mut cancel = call.options.given().cancel.clone();
+        let ticket = Ticket::local(move |outcome| {
+            let _ended = (answered, guard);
+            finish(
+                &end,
+                match outcome {
+                    Ok(_) if Instant::now() >= deadline => {
+                        Err(error(Status::deadline_exceeded("the handler took too long"), Ran::Maybe))
+                    }
+                    Ok(received) => Ok(received),
+                    Err(failure) => Err(error(failure.status, failure.ran)),
+                },
+            );
+        });
+        let mut cancel = given.cancel.clone();
         let cancellable = cancel.is_some();
         let incoming = Incoming {
             service: method.service,
@@ -80,6 +111,27 @@ impl RpcChannel for InProcessChannel {
             // Unwinding dropped the call's ticket, which answered it.
             log::error!("{} panicked; its call was answered INTERNAL", method.path());
         }
+        if unanswered.try_recv() == Err(TryRecvError::Empty) {
+            let watch = move || {
+                if unanswered.recv_timeout(deadline.saturating_duration_since(Instant::now())).is_err() {
+                    let status =
+                        Status::deadline_exceeded("the deadline passed before the deferred answer came");
+                    finish(&late, Err(error(status, Ran::Maybe)));
+                }
+            };
+            if let Err(failed) = thread::Builder::new().name("mprpc-late".into()).spawn(watch) {
+                log::error!("no thread to watch the time of a deferred answer: {failed}");
+            }
+        }
+    }
+}
+
+type End = Arc<Mutex<Option<Done>>>;
+
+fn finish(end: &End, result: Result<Received<'_>, Error>) {
+    let done = end.lock().unwrap_or_else(PoisonError::into_inner).take();
+    if let Some(done) = done {
+        done(result);
     }
 }
 

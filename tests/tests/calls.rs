@@ -651,3 +651,23 @@ fn interceptors_of_a_server_see_peer_and_metadata_may_refuse_and_may_panic() {
     assert!(told.try_recv().is_err(), "of refused calls the one that refuses hears no more");
     provider.stop().unwrap();
 }
+
+#[test]
+fn calls_in_process_end_at_their_deadline_and_by_cancel() {
+    let echo = Arc::new(Echo::default());
+    let stub = EchoServiceRpc_Stub::new(InProcessChannel::new(EchoServiceRpc::service(echo.clone())));
+    let zero = stub.with(CallOptions::new().timeout(Duration::ZERO)).echo(&text("x")).unwrap_err();
+    assert!(zero.did_not_run() && zero.code() == Code::DeadlineExceeded, "{zero}");
+    assert_eq!(echo.ran.load(Ordering::SeqCst), 0);
+    // An answer that never comes.
+    let hasty = stub.with(CallOptions::new().timeout(ms(100)));
+    let began = Instant::now();
+    let (tell, told) = mpsc::channel();
+    hasty.forget_async(&Nothing::new(), move |result| tell.send(result.unwrap_err().code()).unwrap());
+    assert_eq!(told.recv_timeout(LONG).unwrap(), Code::DeadlineExceeded);
+    assert!(began.elapsed() >= ms(100) && began.elapsed() < ms(2000), "{:?}", began.elapsed());
+    let pending = stub.forget_start(&Nothing::new());
+    pending.cancel();
+    assert_eq!(pending.wait().unwrap_err().code(), Code::Cancelled);
+    assert_eq!(stub.later(&nap(10)).unwrap().text, "later");
+}
