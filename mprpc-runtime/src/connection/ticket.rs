@@ -21,7 +21,14 @@ pub struct Ticket {
     route: Option<Route>,
     stages: Option<Box<ServerStages>>,
     /// What the call holds of quotas until it is answered; mostly nothing.
-    shares: Vec<Share>,
+    held: Option<Box<Held>>,
+}
+
+/// Shares, one behind the other: a ticket is moved often and has to be small.
+#[derive(Debug)]
+struct Held {
+    _share: Share,
+    _more: Option<Box<Self>>,
 }
 
 /// The way back to the caller.
@@ -60,7 +67,7 @@ impl Ticket {
     }
 
     fn of(route: Route) -> Self {
-        Self { route: Some(route), stages: None, shares: Vec::new() }
+        Self { route: Some(route), stages: None, held: None }
     }
 
     /// The answer is to say where the time went.
@@ -70,7 +77,7 @@ impl Ticket {
 
     /// Keeps a share of a quota until the call is answered.
     pub fn hold(&mut self, share: Share) {
-        self.shares.push(share);
+        self.held = Some(Box::new(Held { _share: share, _more: self.held.take() }));
     }
 
     /// A ticket that answers through `ticket` once `watcher` knows why the call failed, if it did.

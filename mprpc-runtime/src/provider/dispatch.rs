@@ -227,7 +227,8 @@ impl Dispatch for Dispatcher {
             let Some(admitted) = admit(&self.interceptors, route.method, incoming) else { return };
             incoming = admitted;
         }
-        if let Some(text) = self.refusal(route, &mut incoming) {
+        let limited = self.full.load(Ordering::Relaxed) || !route.caps.is_empty();
+        if limited && let Some(text) = self.refusal(route, &mut incoming) {
             return incoming.ticket.fail(Status::resource_exhausted(text).with_retryable(true));
         }
         let (client, now) = (incoming.client, incoming.received);

@@ -4,7 +4,7 @@
 //! its own. One thread looks at the seats now and then, and sleeps while nothing happens.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -50,9 +50,16 @@ struct Seen {
     next: u64,
 }
 
+/// What a thread has of its own seat.
+struct Place {
+    seat: Arc<Seat>,
+    /// What `since` says. Inline calls of one turn begin at one time, which is converted once.
+    since: Cell<Instant>,
+}
+
 thread_local! {
     /// Threads that run handlers belong to one provider, so to one watchdog.
-    static SEAT: OnceCell<Arc<Seat>> = const { OnceCell::new() };
+    static PLACE: OnceCell<Place> = const { OnceCell::new() };
 }
 
 impl Watch {
@@ -78,9 +85,13 @@ impl Watch {
 
     /// Runs `handler`, the method of this number, which begins now.
     pub(super) fn run(&self, number: usize, inline: bool, now: Instant, handler: impl FnOnce()) {
-        SEAT.with(|seat| {
-            let seat = seat.get_or_init(|| self.shared.seat(inline));
-            seat.since.store(nanos(now.saturating_duration_since(self.shared.epoch)), Ordering::Relaxed);
+        PLACE.with(|place| {
+            let epoch = self.shared.epoch;
+            let Place { seat, since } =
+                place.get_or_init(|| Place { seat: self.shared.seat(inline), since: Cell::new(epoch) });
+            if since.replace(now) != now {
+                seat.since.store(nanos(now.saturating_duration_since(epoch)), Ordering::Relaxed);
+            }
             seat.running.store(number + 1, Ordering::Release);
             handler();
             seat.running.store(0, Ordering::Release);
