@@ -18,6 +18,8 @@ pub(crate) struct Zk {
     kind: &'static str,
     tick: Duration,
     dir: PathBuf,
+    /// A port of the block that no server uses: the rest looks free to other runs while a server is down.
+    _kept: TcpListener,
 }
 
 impl Zk {
@@ -39,11 +41,12 @@ impl Zk {
     fn start(kind: &'static str, tick: Duration) -> Self {
         // Not of those ports that systems give to outgoing connections, which could take one while a server is down.
         let free = |port: &u16| (0..23).all(|n| TcpListener::bind(("127.0.0.1", port + n)).is_ok());
+        let keep = |port: u16| Some((port, TcpListener::bind(("127.0.0.1", port + 5)).ok()?));
         let from = (std::process::id() % 600) as u16;
-        let port =
-            (0..600).map(|n| 10_000 + (from + n) % 600 * 32).find(free).expect("a block of free ports");
+        let mut blocks = (0..600).map(|n| 10_000 + (from + n) % 600 * 32).filter(free);
+        let (port, kept) = blocks.find_map(keep).expect("a block of free ports");
         let base = std::env::var_os("FAULTS_ZK").map_or_else(std::env::temp_dir, PathBuf::from);
-        let zk = Self { port, kind, tick, dir: base.join(format!("zk-{port}")) };
+        let zk = Self { port, kind, tick, dir: base.join(format!("zk-{port}")), _kept: kept };
         zk.run(&["start", kind]);
         zk
     }
