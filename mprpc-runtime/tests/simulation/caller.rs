@@ -1,15 +1,18 @@
 //! A caller: a process that makes calls. It chooses endpoints and tries again as the channel does.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use mprpc_runtime::{
-    balance::{Budget, Endpoint, Endpoints, Health},
+    balance::{Budget, Endpoint, Endpoints, Health, mix},
     connection::{
         call::{Completion, Failure, Outcome},
-        client::ClientSettings,
+        client::{ClientSettings, Observer},
     },
 };
 use protobuf::well_known_types::wrappers::BytesValue;
@@ -23,8 +26,45 @@ pub(crate) struct Caller {
     /// By host: the socket that asynchronous calls share, and those that lie in the pool.
     pub(crate) shared: Vec<Option<usize>>,
     pub(crate) idle: Vec<Vec<usize>>,
+    /// Who hears of the connections to each host, and when it was last asked whether it lives.
+    pub(crate) watchers: Vec<Arc<Watcher>>,
+    pub(crate) checked: Vec<Option<Instant>>,
     pub(crate) settings: Arc<ClientSettings>,
     pub(crate) turn: u64,
+}
+
+/// Tells a host's health what connections find out; its random numbers are the seed's.
+pub(crate) struct Watcher {
+    health: Arc<Health>,
+    draws: AtomicU64,
+}
+
+impl Watcher {
+    pub(crate) fn random(&self) -> u64 {
+        mix(self.draws.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+impl Observer for Watcher {
+    fn opened(&self, now: Instant) {
+        self.health.opened(now);
+    }
+
+    fn connect_failed(&self, now: Instant) {
+        self.health.connect_failed(now, self.random());
+    }
+
+    fn drains(&self, now: Instant) {
+        self.health.drains(now, self.random());
+    }
+
+    fn fell_silent(&self, now: Instant) {
+        self.health.fell_silent(now, self.random());
+    }
+
+    fn heard(&self, now: Instant) {
+        self.health.heard(now);
+    }
 }
 
 /// A call on its way.
@@ -94,8 +134,14 @@ impl Caller {
             legacy_quiet: false,
             legacy_empty: false,
         };
+        let endpoints = Endpoints::new((0..plan.hosts).map(endpoint).collect());
+        let watcher = |endpoint: &Endpoint| {
+            Arc::new(Watcher { health: endpoint.health.clone(), draws: AtomicU64::new(number as u64) })
+        };
         Self {
-            endpoints: Endpoints::new((0..plan.hosts).map(endpoint).collect()),
+            watchers: endpoints.list().iter().map(watcher).collect(),
+            checked: vec![None; plan.hosts],
+            endpoints,
             budget: Budget::default(),
             shared: vec![None; plan.hosts],
             idle: vec![Vec::new(); plan.hosts],

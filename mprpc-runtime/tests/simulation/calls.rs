@@ -1,10 +1,13 @@
 //! How a caller makes a call: chooses, sends, judges, tries again; the channel's way, in virtual time.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use mprpc_runtime::{
     Code, Ran, Status,
-    balance::{Draw, Fit, Health, Policy, Standing, Verdict},
+    balance::{Draw, Fit, Health, Policy, Repeat, Standing, Verdict},
     connection::{Command, call::Failure},
     wire::mux::{END, Kind as Frame, RequestMeta, finish_frame, start_frame},
 };
@@ -123,7 +126,7 @@ impl World {
         if choice.ailing {
             let probes: Vec<usize> = this.endpoints.to_probe(now, random).collect();
             for host in probes {
-                self.shared(caller, host)?;
+                self.check(caller, host)?;
             }
         }
         Ok(host)
@@ -142,12 +145,29 @@ impl World {
         Ok(socket)
     }
 
+    /// Asks a host whether it lives, not too often.
+    fn check(&mut self, caller: usize, host: usize) -> Result<(), Breach> {
+        let checked = &mut self.callers[caller].checked[host];
+        if checked.is_some_and(|at| self.now < at + CHECK_PAUSE) {
+            return Ok(());
+        }
+        *checked = Some(self.now);
+        let socket = self.shared(caller, host)?;
+        self.with(socket, |conn, now| conn.post(Command::Ping, &[], now))
+    }
+
     fn link_takes_calls(&self, socket: usize) -> bool {
         matches!(&self.sockets[socket].end, Some(End::Caller(_, link)) if link.takes_calls())
     }
 
     /// A connection of the pool that is as good as new: what lies in its socket is read first.
     fn take_idle(&mut self, caller: usize, host: usize) -> Result<Option<usize>, Breach> {
+        let standing = self.health(caller, host).standing(self.now);
+        if matches!(standing, Standing::Silent | Standing::Down | Standing::Draining) {
+            for socket in std::mem::take(&mut self.callers[caller].idle[host]) {
+                self.close(socket, false);
+            }
+        }
         while let Some(socket) = self.callers[caller].idle[host].pop() {
             self.sockets[socket].parked = false;
             self.turn(socket)?;
@@ -177,8 +197,7 @@ impl World {
             Ok(whose) => return Err(format!("call {call}, attempt {attempt} gets the reply of {whose:?}")),
             Err(failure) => Err(failure),
         };
-        let fresh_fault = !self.sockets[current.socket].known_open && self.sockets[current.socket].closed;
-        let verdict = verdict(&result, fresh_fault);
+        let verdict = verdict(&result);
         let took = match verdict {
             Verdict::Failed => plan.timeout,
             _ => self.now.duration_since(current.began),
@@ -187,6 +206,10 @@ impl World {
         if health.end(verdict, took, self.now) {
             let random = self.rng.next();
             self.callers[plan.caller].endpoints.eject(&health, self.now, random);
+        }
+        if verdict == Verdict::Late {
+            // Slow, or dead: it is asked, on a connection that a blocking call did not use.
+            self.check(plan.caller, current.host)?;
         }
         // What the pool gave may have been stale, which says nothing about the host.
         let stale = current.reused && !self.is_idle(current.socket);
@@ -202,6 +225,7 @@ impl World {
         }
         self.say(|| format!("call {call} attempt {attempt}: {:?} {}", failure.ran, failure.status));
         self.ledger.failed(call, attempt, &failure)?;
+        self.note_drain(current, plan.caller, &failure);
         if !self.may_retry(call, &failure) {
             return self.end_call(call, Err(failure));
         }
@@ -214,15 +238,28 @@ impl World {
         self.try_call(call)
     }
 
-    fn may_retry(&self, call: usize, failure: &Failure) -> bool {
+    /// The next attempt must know at once that the host drains.
+    fn note_drain(&self, current: Current, caller: usize, failure: &Failure) {
+        let Some(End::Caller(_, link)) = &self.sockets[current.socket].end else { return };
+        if link.drains() && failure.ran == Ran::No {
+            let watcher = &self.callers[caller].watchers[current.host];
+            self.health(caller, current.host).drains(self.now, watcher.random());
+        }
+    }
+
+    fn may_retry(&mut self, call: usize, failure: &Failure) -> bool {
         let plan = &self.plan.calls[call];
-        let broken = failure.status.code() == Code::Unavailable;
-        let safe =
-            failure.ran == Ran::No || (broken && (plan.idempotent || self.bug == Some(Bug::RetryAfterRun)));
-        safe && !self.calls[call].cancelled
+        let idempotent = plan.idempotent || self.bug == Some(Bug::RetryAfterRun);
+        let repeat = Repeat::of(failure.ran, &failure.status, idempotent);
+        let may = repeat != Repeat::No
+            && !self.calls[call].cancelled
             && self.calls[call].began.len() < MAX_ATTEMPTS
             && self.now < self.deadline(call)
-            && self.callers[plan.caller].budget.spend()
+            && (repeat == Repeat::Free || self.callers[plan.caller].budget.spend());
+        if may && repeat == Repeat::Budgeted {
+            self.ledger.charge();
+        }
+        may
     }
 
     /// A blocking call is over: its connection goes to the pool if nothing is wrong with it.
@@ -248,35 +285,6 @@ impl World {
         self.callers[caller].endpoints.list()[host].health.clone()
     }
 
-    /// What the state of a caller's socket says about its host.
-    pub(crate) fn note_health(&mut self, socket: usize) {
-        let this = &mut self.sockets[socket];
-        let Some(End::Caller(conn, link)) = &this.end else { return };
-        let (opens, leaves) = (conn.was_open() && !this.known_open, !link.takes_calls() && !this.known_away);
-        this.known_open |= opens;
-        this.known_away |= leaves;
-        let (caller, host, random) = (this.caller, this.host, self.rng.next());
-        let health = self.health(caller, host);
-        if opens {
-            health.opened(self.now);
-        }
-        if leaves && !self.leaving && self.sockets[socket].known_open {
-            health.drains(self.now, random);
-        }
-    }
-
-    /// A socket is closed.
-    pub(crate) fn closed(&mut self, socket: usize) {
-        let (caller, host) = (self.sockets[socket].caller, self.sockets[socket].host);
-        if !socket.is_multiple_of(2) {
-            return self.exit_if_drained(host);
-        }
-        if !self.sockets[socket].known_open && !self.leaving {
-            let random = self.rng.next();
-            self.health(caller, host).connect_failed(self.now, random);
-        }
-    }
-
     /// Everybody leaves: what is still open says goodbye.
     pub(crate) fn leave(&mut self) -> Result<(), Breach> {
         self.leaving = true;
@@ -288,15 +296,16 @@ impl World {
     }
 }
 
-fn verdict(result: &Result<(), Failure>, fresh_fault: bool) -> Verdict {
-    let Err(failure) = result else { return Verdict::Answered };
-    match failure.status.code() {
-        _ if fresh_fault => Verdict::Nothing, // told to its health already
-        Code::Cancelled => Verdict::Nothing,
-        Code::DeadlineExceeded => Verdict::Late,
-        Code::Unavailable if failure.ran == Ran::No => Verdict::Nothing,
-        Code::Unavailable => Verdict::Failed,
-        Code::ResourceExhausted if failure.status.retryable() => Verdict::Refused,
+/// As the channel judges.
+fn verdict(result: &Result<(), Failure>) -> Verdict {
+    let Err(Failure { ran, status }) = result else { return Verdict::Answered };
+    match (ran, status.code()) {
+        (_, Code::DeadlineExceeded) => Verdict::Late,
+        (Ran::No, _) if status.retryable() => Verdict::Refused,
+        // What could not be connected is told by the connection.
+        (Ran::No, _) | (_, Code::Cancelled) => Verdict::Nothing,
+        (_, Code::Unavailable | Code::Internal | Code::DataLoss) => Verdict::Failed,
+        (_, Code::ResourceExhausted) => Verdict::Refused,
         _ => Verdict::Answered,
     }
 }
@@ -312,3 +321,4 @@ fn tag(call: usize) -> u64 {
 
 const MAX_ATTEMPTS: usize = 3;
 const MAX_IDLE: usize = 8;
+const CHECK_PAUSE: Duration = Duration::from_millis(50);

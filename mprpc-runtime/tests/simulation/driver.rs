@@ -39,7 +39,6 @@ impl World {
             if self.sockets[socket].end.is_none() {
                 return Ok(());
             }
-            self.note_health(socket);
             if !moved {
                 self.set_timer(socket);
                 return Ok(());

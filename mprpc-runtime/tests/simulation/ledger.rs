@@ -25,6 +25,7 @@ struct Attempt {
 pub(crate) struct Ledger {
     entries: Vec<Entry>,
     retries: u64,
+    charged: u64,
 }
 
 /// A rule is broken.
@@ -32,7 +33,7 @@ pub(crate) type Breach = String;
 
 impl Ledger {
     pub(crate) fn new(calls: usize) -> Self {
-        Self { entries: (0..calls).map(|_| Entry::default()).collect(), retries: 0 }
+        Self { entries: (0..calls).map(|_| Entry::default()).collect(), retries: 0, charged: 0 }
     }
 
     pub(crate) fn begin(&mut self, call: usize, now: Instant) {
@@ -54,6 +55,11 @@ impl Ledger {
     /// How often calls were tried again.
     pub(crate) fn retries(&self) -> u64 {
         self.retries
+    }
+
+    /// A retry is paid for by the budget.
+    pub(crate) fn charge(&mut self) {
+        self.charged += 1;
     }
 
     /// The handler runs.
@@ -148,8 +154,11 @@ impl Ledger {
         }
         let calls = self.entries.len() as u64;
         // Each caller's budget begins with ten.
-        if self.retries > calls / 10 + 10 * plan.callers as u64 {
-            return Err(format!("{} retries of {calls} calls", self.retries));
+        if self.charged > calls / 10 + 10 * plan.callers as u64 {
+            return Err(format!(
+                "{} retries of {calls} calls, not counting what reached nobody",
+                self.charged
+            ));
         }
         Ok(())
     }

@@ -52,7 +52,6 @@ pub(crate) struct Socket {
     pub(crate) host: usize,
     /// The process on the host that it belongs to.
     pub(crate) life: u64,
-    pub(crate) caller: usize,
     pub(crate) closed: bool,
     pub(crate) inbound: VecDeque<(Instant, Segment)>,
     pub(crate) waiting: usize,
@@ -62,10 +61,6 @@ pub(crate) struct Socket {
     pub(crate) timer: Option<Instant>,
     /// Lies in a pool, where nobody reads it.
     pub(crate) parked: bool,
-    /// Whether the peer was heard, as far as the caller took note.
-    pub(crate) known_open: bool,
-    /// Whether it said goodbye, likewise.
-    pub(crate) known_away: bool,
     /// Bytes come in bits.
     pub(crate) choppy: bool,
     tap: Wiretap,
@@ -88,7 +83,6 @@ impl World {
                 end: None,
                 host,
                 life: 0,
-                caller,
                 closed: false,
                 inbound: VecDeque::new(),
                 waiting: 0,
@@ -96,13 +90,11 @@ impl World {
                 fin_sent: false,
                 timer: None,
                 parked: false,
-                known_open: false,
-                known_away: false,
                 choppy,
                 tap: Wiretap::default(),
             });
         }
-        let link = Arc::new(Link::default());
+        let link = Arc::new(Link::observed(self.callers[caller].watchers[host].clone()));
         let settings = self.callers[caller].settings.clone();
         let conn = ClientConnection::new(Wire::Mux, settings, self.now);
         self.sockets[socket].end = Some(End::Caller(Box::new(conn.linked(link.clone())), link));
@@ -220,7 +212,7 @@ impl World {
             return;
         }
         (this.closed, this.parked) = (true, false);
-        let end = this.end.take();
+        let (end, host) = (this.end.take(), this.host);
         let arrived = |(at, segment): &(Instant, Segment)| *at <= now && matches!(segment, Segment::Bytes(_));
         let unread = this.inbound.iter().any(arrived);
         let (fin_sent, connected) = (this.fin_sent, this.life > 0);
@@ -233,7 +225,7 @@ impl World {
             }
         }
         drop(end);
-        self.closed(socket);
+        self.exit_if_drained(host);
     }
 
     /// The kernel reports an error at a socket, which ends it.
@@ -245,10 +237,11 @@ impl World {
         }
         (this.closed, this.parked) = (true, false);
         this.inbound.clear();
+        let host = this.host;
         if let Some(mut end) = this.end.take() {
             end.conn().lost(&error.into(), now);
         }
-        self.closed(socket);
+        self.exit_if_drained(host);
         Ok(())
     }
 
