@@ -6,7 +6,6 @@ use rustix::process::Signal;
 
 use super::cast::{Cast, NAMES, between};
 use crate::{
-    ledger::now,
     row::{Outcome, Row},
     stage::{Stage, until},
 };
@@ -24,12 +23,12 @@ fn run(stage: &Stage) -> Outcome {
     let (stopped, _) = cast.signal(2, Signal::STOP);
     thread::sleep(stage.seconds(6, 15));
     stage.say("SIGCONT");
-    let (_, goes_on) = cast.signal(2, Signal::CONT);
+    let (end, goes_on) = cast.signal(2, Signal::CONT);
     let back = until(Duration::from_secs(10), || stage.ledger().first_answer(NAMES[2], goes_on).is_some());
     let mut outcome = Outcome::default();
     // The last second's calls had their time to fail before they were counted.
     thread::sleep(Duration::from_millis(1500));
-    let last = cast.last_failure(stage, 2, stopped, goes_on.min(now()));
+    let last = cast.last_failure(stage, 2, stopped, end);
     outcome.within(
         "the last call there after",
         Some(between(stopped, last.unwrap_or(stopped))),

@@ -34,11 +34,12 @@ fn run(stage: &Stage) -> Outcome {
     host.connect(false);
     thread::sleep(stage.seconds(6, 15));
     stage.say("they pass again");
+    let end = now();
     host.connect(true);
     let healed = now();
     let back = until(Duration::from_secs(10), || stage.ledger().first_answer(NAMES[2], healed).is_some());
     thread::sleep(Duration::from_millis(1500));
-    let last = cast.last_failure(stage, 2, cut, healed);
+    let last = cast.last_failure(stage, 2, cut, end);
     outcome.within(
         "the last call there after",
         Some(between(cut, last.unwrap_or(cut))),
