@@ -2,7 +2,6 @@
 //!
 //! `faults registry|calls|server [--quick] [ROW...]` runs the rows of a group; `scripts/faults.sh` builds it and
 //! calls it. The other sub-commands are the programs that a row starts, each a process of its own.
-#![allow(dead_code, reason = "the groups share tools that not every one of them needs yet")]
 
 use std::process::ExitCode;
 
