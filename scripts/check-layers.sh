@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Checks the dependency rule of mprpc-runtime and its line budget.
+# Checks the dependency rule of mprpc-runtime and the line budgets of its modules.
 #
 #   scripts/check-layers.sh              check mprpc-runtime/src
 #   scripts/check-layers.sh --self-test  plant one violation of each rule and see that it is found
@@ -65,9 +65,18 @@ NEVER = [
     ("unfinished", r"\b(?:todo|unimplemented|dbg)!", "a placeholder macro", "write the code, or leave the item out"),
 ]
 
-LINE_BUDGET = 6000
-# What is allowed for now, while the registry, the client and the server get their promised features. Set anew, and by layer, when they stand.
-LINE_LIMIT = 12000
+# Lines of code that each module may have (comments, blank lines and tests are not counted). One number for all of it let a
+# layer grow at another's cost; like this, whoever needs more says so in the commit that changes the number, and why.
+BUDGETS = """
+status 125  error 130
+wire 680  balance 500
+connection 2650
+reactor 1100  registry 2050  logger 400  config 500
+descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 140  worker 200  stub 160  stages 100
+application 180
+provider 800  channel 1250  inprocess 140  fault_plan 180
+lib 60
+"""
 
 TOKENS = re.compile(
     r"""(?P<line>//[^\n]*)|(?P<block>/\*)|(?P<raw>b?r(?P<h>\#*)".*?"(?P=h))|(?P<str>[bc]?"(?:[^"\\]|\\.)*")|(?P<char>b?'(?:[^'\\\n]|\\(?:[^u]|u\{[^}]*\}|x..))')""",
@@ -178,6 +187,10 @@ class Check:
             number, rest = text.split(None, 1)
             for i, names in enumerate(rest.split("<")):
                 for name in names.split(): self.step[name], self.row[name] = i, int(number)
+        words = BUDGETS.split()
+        self.allowed = {module: int(number) for module, number in zip(words[::2], words[1::2])}
+        for module in self.row.keys() ^ self.allowed.keys():
+            self.report(src, 0, "table", f"module `{module}` stands in only one of ROWS and BUDGETS", "write it into both")
         files = [File(src, os.path.join(d, f)) for d, _, fs in os.walk(src) for f in fs if f.endswith(".rs")]
         tests = {"::".join(f.module + [m]) for f in files for m in f.test_mods}
         is_test = lambda f: any("::".join(f.module[:i]) in tests for i in range(1, len(f.module) + 1)) or "tests" in f.module
@@ -215,6 +228,7 @@ class Check:
             self.imports(f, top)
             self.packages(f, top)
             self.patterns(f, top)
+        self.budgets()
         return sorted(set(self.found))
 
     def paths(self, f):
@@ -276,9 +290,16 @@ class Check:
                 for offset, _, path, _ in f.uses:
                     if re.search(pattern, path + "::"): self.report(f.path, f.line(offset), "pure", f"`{top}` {what}", todo)
 
-    def lines(self):
-        """Lines of code: comments, blank lines and tests are blank in `code`, and not counted."""
-        return sum(1 for f in self.files for line in f.code.splitlines() if line.strip())
+    def budgets(self):
+        for module, allowed in self.allowed.items():
+            lines = self.lines(module)
+            if lines > allowed:
+                self.report(self.src, 0, "budget", f"`{module}` has {lines:,} lines of code, {allowed:,} are allowed", "what does not fit must displace something")
+
+    def lines(self, module=None):
+        """Lines of code, of one module or of all: comments, blank lines and tests are blank in `code`, and not counted."""
+        files = [f for f in self.files if module in (None, f.module[0] if f.module else "lib")]
+        return sum(1 for f in files for line in f.code.splitlines() if line.strip())
 
     def all_lines(self):
         """The same with comments and blank lines: said beside the budget, so that nobody mistakes one for the other."""
@@ -288,11 +309,9 @@ class Check:
 def check(src):
     c = Check(src)
     found, lines = c.run(), c.lines()
-    if lines > LINE_LIMIT:
-        found.append((os.path.relpath(src), 0, "budget", f"{lines:,} lines of code without tests, {LINE_LIMIT:,} are allowed", "what does not fit must displace something"))
     for path, line, rule, what, todo in found: print(f"{path}:{line}: {rule}: {what}\n    -> {todo}")
-    print(f"check-layers: {len(c.files)} files, {lines:,} lines of code without tests ({c.all_lines():,} with comments and blank lines), {len(found)} violations")
-    if lines > LINE_BUDGET: print(f"check-layers: OVER BUDGET by {lines - LINE_BUDGET:,} lines of {LINE_BUDGET:,}; what goes beyond {LINE_LIMIT:,} fails")
+    print(f"check-layers: {len(c.files)} files, {lines:,} lines of code without tests ({c.all_lines():,} with comments and blank lines), "
+          f"{sum(c.allowed.values()):,} are allowed, {len(found)} violations")
     return found
 
 
@@ -328,8 +347,8 @@ PLANTS = [  # (file, text, the rule that must find it; None: nothing may be foun
     ("channel/a.rs", 'fn f<\'a>(c: char) -> bool { c == \'"\' || c == \'\\\'\' }\nfn g() { r#"unsafe " "#; }', None),
     ("channel/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n    fn g() { x.unwrap() }\n}", None),
     ("channel/a.rs", "#[cfg(test)]\nmod tests {\n}\nfn f() { x.unwrap() }", "unwrap"),
-    ("channel/a.rs", "fn f() {}\n" * (LINE_LIMIT + 1), "budget"),
-    ("channel/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n" + "    fn f() {}\n" * LINE_LIMIT + "}", None),
+    ("channel/a.rs", "fn f() {}\n" * 2000, "budget"),
+    ("channel/a.rs", "fn f() {}\n#[cfg(test)]\nmod tests {\n" + "    fn f() {}\n" * 2000 + "}", None),
 ]
 
 
