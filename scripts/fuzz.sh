@@ -18,7 +18,7 @@ host=$(rustc -vV | sed -n 's/^host: //p')
 # With --target the flags reach neither build scripts nor macros, which do not link libFuzzer.
 RUSTFLAGS="-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters \
 -Cllvm-args=-sanitizer-coverage-pc-table -Cllvm-args=-sanitizer-coverage-trace-compares --cfg fuzzing" \
-    cargo build --quiet --release --locked --target "$host" --target-dir "$built" --manifest-path "$root/tests/fuzz/libfuzzer/Cargo.toml"
+    cargo build --quiet --release --target "$host" --target-dir "$built" --manifest-path "$root/tests/fuzz/libfuzzer/Cargo.toml"
 mkdir -p "$built/corpus/$target"
 MPRPC_FUZZ_TARGET=$target exec "$built/$host/release/mprpc-libfuzzer" "$built/corpus/$target" "$root/tests/fuzz/corpus/$target" \
     -max_total_time="$seconds" -timeout=10 -rss_limit_mb=1024 -max_len=65536 "$@"

@@ -57,6 +57,8 @@ pub(crate) struct Watch {
     threads: Vec<JoinHandle<()>>,
     /// The most that one call in a hundred may take.
     p99: Duration,
+    /// The most that the provider may grow by.
+    pub(crate) growth_mib: f64,
     /// Keeps logger and threads of the client.
     _app: MprpcApplication,
 }
@@ -81,6 +83,7 @@ impl Watch {
             failed: Arc::default(),
             threads: Vec::new(),
             p99: Duration::from_millis(if stage.quick { 100 } else { 50 }),
+            growth_mib: 16.0,
             _app: app,
         };
         for _ in 0..CALLERS {
@@ -120,7 +123,7 @@ impl Watch {
         outcome.check(took.len() > 50, format!("{} honest calls answered", took.len()));
         outcome.check(p99 <= self.p99, format!("p99 {:.1} ms", p99.as_secs_f64() * 1e3));
         let grown = self.grown_kib() as f64 / 1024.0;
-        outcome.check(grown <= GROWTH_MIB, format!("grown by {grown:.1} MiB"));
+        outcome.check(grown <= self.growth_mib, format!("grown by {grown:.1} MiB"));
         if !provider.lives() {
             outcome.check(false, format!("the provider at {} died", self.addr));
         }
@@ -156,4 +159,3 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 const CALLERS: usize = 4;
 const GAP: Duration = Duration::from_millis(5);
-const GROWTH_MIB: f64 = 16.0;
