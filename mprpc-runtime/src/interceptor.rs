@@ -133,7 +133,11 @@ impl<C: RpcChannel> RpcChannel for Intercepted<C> {
             let (none, elapsed) = (Metadata::new(), reactor::now().saturating_duration_since(began));
             let metadata = result.as_ref().map_or(&none, |received| &received.metadata);
             let stages = result.as_ref().map_or_else(stages_of, |received| received.stages.as_deref());
-            interceptor.ended(&Ended { method, metadata, error: result.as_ref().err(), stages, elapsed });
+            let ended = Ended { method, metadata, error: result.as_ref().err(), stages, elapsed };
+            // One that panics must not keep the caller waiting for ever.
+            if catch_unwind(AssertUnwindSafe(|| interceptor.ended(&ended))).is_err() {
+                log::error!("{}: an interceptor panicked at the end of a call", method.path());
+            }
             done(result);
         });
         self.channel.call_method(Call { options: &options, ..call }, told);

@@ -555,6 +555,21 @@ fn a_controller_and_interceptors_hear_where_the_time_of_a_good_call_went() {
 }
 
 #[test]
+fn an_interceptor_that_panics_at_the_end_of_a_call_does_not_keep_its_result() {
+    struct Panics;
+    impl ClientInterceptor for Panics {
+        fn ended(&self, _: &Ended<'_>) {
+            panic!("planted");
+        }
+    }
+    with_stub(&[], |stub, _| {
+        let (tell, told) = mpsc::channel();
+        stub.intercept(Panics).echo_async(&text("a"), move |result| tell.send(result.is_ok()).unwrap());
+        assert!(told.recv_timeout(LONG).expect("the call ends"));
+    });
+}
+
+#[test]
 fn start_cancel_ends_callbacks_and_what_waits_in_the_queue_does_not_run() {
     with_stub(&[("worker_threads", "1")], |stub, echo| {
         let mut controller = MprpcController::new();
