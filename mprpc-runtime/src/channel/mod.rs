@@ -193,10 +193,6 @@ impl Peers for MprpcChannel {
     }
 
     fn check(&self, peer: &Peer, now: Instant) {
-        if peer.wire != Wire::Mux {
-            // Nothing can be asked without making a call: the next calls find out.
-            return peer.health.opened(now);
-        }
         match self.shared.app.clients() {
             Ok(pool) => peer.check(pool, &self.shared.client, now),
             Err(error) => log::warn!("{} cannot be asked whether it lives: {error}", peer.addr),

@@ -33,8 +33,15 @@ pub(super) struct Peer {
     max_idle: usize,
     /// The connection of asynchronous callers.
     shared: Mutex<Option<Arc<Shared>>>,
-    /// When it was last asked for a sign of life.
-    checked: Mutex<Option<Instant>>,
+    checked: Mutex<Checked>,
+}
+
+/// How it was last asked for a sign of life.
+#[derive(Default)]
+struct Checked {
+    at: Option<Instant>,
+    /// The connection that was dialled to find out whether new ones can be made.
+    probe: Option<Arc<Shared>>,
 }
 
 /// Where to post asynchronous calls.
@@ -95,6 +102,14 @@ impl Peer {
         if let Some(shared) = slot.as_ref().filter(|shared| shared.link.takes_calls()) {
             return shared.clone();
         }
+        let shared = self.dial(pool, settings);
+        if self.wire == Wire::Mux {
+            *slot = Some(shared.clone());
+        }
+        shared
+    }
+
+    fn dial(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Arc<Shared> {
         let reactor = pool.next().clone();
         let link = self.link();
         let (wire, settings, state) = (self.wire, settings.clone(), link.clone());
@@ -102,24 +117,33 @@ impl Peer {
             self.addr,
             Box::new(move |_, _, now| Box::new(ClientConnection::new(wire, settings, now).linked(state))),
         );
-        let shared = Arc::new(Shared { reactor, conn, link });
-        if self.wire == Wire::Mux {
-            *slot = Some(shared.clone());
-        }
-        shared
+        Arc::new(Shared { reactor, conn, link })
     }
 
     /// Finds out in the background whether the peer lives: the shared connection is dialled if there
-    /// is none, else pinged; the health hears of it. Seldom, whoever asks.
+    /// is none, else pinged; the health hears of it. That an old connection lives does not say that
+    /// one can be made, so if that is the question, one is; on the legacy wire nothing else can be asked
+    /// without making a call. Seldom, whoever asks.
     pub(super) fn check(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>, now: Instant) {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
-        if checked.is_some_and(|at| now.saturating_duration_since(at) < CHECK_PAUSE) {
+        if checked.at.is_some_and(|at| now.saturating_duration_since(at) < CHECK_PAUSE) {
             return;
         }
-        *checked = Some(now);
-        drop(checked);
-        let shared = self.shared(pool, settings);
-        shared.reactor.mailbox().post(shared.conn, Command::Ping, |_| ());
+        checked.at = Some(now);
+        let refuses = matches!(self.health.standing(now), Standing::Down | Standing::Draining);
+        if self.wire == Wire::Mux {
+            let shared = self.shared(pool, settings);
+            shared.reactor.mailbox().post(shared.conn, Command::Ping, |_| ());
+            if !refuses || !shared.link.was_open() {
+                return checked.probe = None;
+            }
+        }
+        let undecided = |probe: &Arc<Shared>| probe.link.takes_calls() && !probe.link.was_open();
+        if !checked.probe.as_ref().is_some_and(undecided) {
+            let probe = self.dial(pool, settings);
+            probe.reactor.mailbox().post(probe.conn, Command::Ping, |_| ());
+            checked.probe = Some(probe);
+        }
     }
 }
 
@@ -199,3 +223,107 @@ pub(super) fn random() -> u64 {
 
 /// A peer is asked for a sign of life no more often.
 const CHECK_PAUSE: Duration = Duration::from_millis(50);
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{TcpListener, TcpStream},
+        thread,
+    };
+
+    use super::*;
+    use crate::{
+        reactor::{Pool, ReactorOptions},
+        wire::{
+            Dialect,
+            mux::{self, Kind},
+        },
+    };
+
+    /// Somebody who says Hello, and Pong to all that it hears after that, to as many as connect.
+    fn lively() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("bound");
+        let serve = |mut stream: TcpStream| {
+            let mut word = Vec::new();
+            mux::Hello { version: 1, ..Default::default() }.write(&mut word);
+            while stream.read(&mut [0; 1024]).is_ok_and(|n| n > 0) && stream.write_all(&word).is_ok() {
+                word.clear();
+                mux::write_control(&mut word, Kind::Pong, 0, &[]);
+            }
+        };
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok).take(10) {
+                thread::spawn(move || serve(stream));
+            }
+        });
+        addr
+    }
+
+    fn settings() -> Arc<ClientSettings> {
+        let second = Duration::from_secs(1);
+        Arc::new(ClientSettings {
+            instance: 1,
+            max_header: 1000,
+            max_body: 1000,
+            max_output: 1000,
+            connect_timeout: 10 * second,
+            request_timeout: 10 * second,
+            ping_interval: 30 * second,
+            legacy_quiet: false,
+            legacy_empty: false,
+        })
+    }
+
+    fn wait_for(what: &str, is: impl Fn() -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !is() {
+            assert!(Instant::now() < end, "{what}");
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_legacy_peer_is_back_when_it_can_be_connected_and_is_not_kept_waiting() {
+        let pool = Pool::start("test", 1, &ReactorOptions::default()).expect("a thread");
+        let (settings, taken) = (settings(), TcpListener::bind("127.0.0.1:0").expect("a port"));
+        let addr = taken.local_addr().expect("bound");
+        drop(taken);
+        let peer = Peer::new(addr, Wire::Legacy(Dialect::LittleEndian), 1);
+        peer.health.connect_failed(Instant::now(), 1);
+        peer.check(&pool, &settings, Instant::now());
+        let refused = || peer.checked.lock().unwrap().probe.as_ref().is_some_and(|p| !p.link.takes_calls());
+        wait_for("the connect to fail", refused);
+        assert_eq!(peer.health.standing(Instant::now()), Standing::Down);
+        let listener = TcpListener::bind(addr).expect("the same port");
+        wait_for("the next check", || {
+            peer.check(&pool, &settings, Instant::now());
+            peer.health.standing(Instant::now()) == Standing::Returning
+        });
+        let (mut stream, _) = listener.accept().expect("it was connected");
+        assert_eq!(stream.read(&mut [0]).expect("its end"), 0, "it says nothing");
+    }
+
+    #[test]
+    fn one_that_was_taken_for_dead_comes_back_although_the_shared_connection_lived() {
+        let pool = Pool::start("test", 1, &ReactorOptions::default()).expect("a thread");
+        let settings = settings();
+        let said: [fn(&Health, Instant); 3] = [
+            |health, now| health.fell_silent(now, 1),
+            |health, now| health.connect_failed(now, 1),
+            |health, now| health.drains(now, 1),
+        ];
+        for (n, said) in said.into_iter().enumerate() {
+            let peer = Peer::new(lively(), Wire::Mux, 1);
+            let shared = peer.shared(&pool, &settings);
+            wait_for("a connection", || shared.link.was_open());
+            // Another connection found this out, perhaps wrongly.
+            said(&peer.health, Instant::now());
+            peer.check(&pool, &settings, Instant::now());
+            let back = || peer.health.standing(Instant::now()) == Standing::Returning;
+            wait_for(&format!("case {n} to come back"), back);
+            assert!(shared.link.takes_calls(), "its calls were not disturbed");
+        }
+    }
+}

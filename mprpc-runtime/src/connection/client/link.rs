@@ -22,7 +22,7 @@ pub trait Observer: Send + Sync {
     fn drains(&self, now: Instant);
     /// The peer did not answer a ping.
     fn fell_silent(&self, now: Instant);
-    /// A silent peer spoke again.
+    /// The peer answered a ping.
     fn heard(&self, now: Instant);
 }
 
@@ -46,6 +46,7 @@ pub(super) struct Told {
     failed: bool,
     drains: bool,
     silent: bool,
+    pongs: u32,
 }
 
 impl Link {
@@ -104,10 +105,12 @@ impl Link {
         if is.drains && !was.drains {
             observer.drains(now);
         }
-        match (was.silent, is.silent) {
-            (false, true) => observer.fell_silent(now),
-            (true, false) if !ended => observer.heard(now),
-            _ => {}
+        if is.silent && !was.silent {
+            observer.fell_silent(now);
+        }
+        // Said even if this connection was never silent: another one to the same peer may have been.
+        if is.pongs != was.pongs && !ended {
+            observer.heard(now);
         }
     }
 }
@@ -145,6 +148,7 @@ impl<C> ClientConnection<C> {
             failed: ended && !self.opened && !self.left_early,
             drains: self.drains,
             silent: self.silent && !ended,
+            pongs: self.pongs,
         };
         if told != self.told {
             let was = std::mem::replace(&mut self.told, told);

@@ -86,6 +86,8 @@ pub struct ClientConnection<C> {
     phase: Phase,
     /// No new calls; the connection ends with the last one in flight.
     leaving: bool,
+    /// On the legacy wire: it was made only to find out whether that can be done.
+    probes: bool,
     calls: Calls<Call<C>>,
     next_id: u64,
     /// No deadline of a call in flight is earlier.
@@ -103,6 +105,8 @@ pub struct ClientConnection<C> {
     last_ping: Option<Instant>,
     /// The ping has waited so long that the peer is in doubt.
     silent: bool,
+    /// Pings that were followed by a word of the peer.
+    pongs: u32,
     /// The peer wants no new calls, on no connection.
     drains: bool,
     /// After so long without a word while it owes one, the peer is pinged.
@@ -164,6 +168,7 @@ impl<C> ClientConnection<C> {
             settings,
             phase: Phase::Connecting,
             leaving: false,
+            probes: false,
             calls: Calls::default(),
             next_id: 1,
             earliest: None,
@@ -175,6 +180,7 @@ impl<C> ClientConnection<C> {
             pinged: None,
             last_ping: None,
             silent: false,
+            pongs: 0,
             drains: false,
             doubt: timing::DOUBT,
             peer_max_body: u32::MAX,
@@ -280,6 +286,7 @@ impl<C> ClientConnection<C> {
             // All that can be said on the legacy wire; what is not written never will be.
             Wire::Legacy(_) => {
                 self.phase = Phase::Reset;
+                self.left_early |= !self.opened;
                 self.ran(&call)
             }
         };
@@ -291,6 +298,9 @@ impl<C> ClientConnection<C> {
         if self.phase == Phase::Connecting {
             self.opened = self.wire != Wire::Mux;
             self.phase = if self.opened { Phase::Open } else { Phase::Greeting };
+            if self.probes {
+                self.leave();
+            }
         }
     }
 
@@ -303,8 +313,10 @@ impl<C> ClientConnection<C> {
 
     /// Bytes arrived; none, if they were read into `room`.
     pub fn receive(&mut self, bytes: &[u8], now: Instant, sink: Sink<'_, C>) {
-        self.pinged = None;
-        self.silent = false;
+        if self.pinged.take().is_some() {
+            self.silent = false;
+            self.pongs = self.pongs.wrapping_add(1);
+        }
         match (&mut self.phase, self.wire) {
             (Phase::Reset | Phase::Closed, _) => {}
             (Phase::Linger(farewell), _) => farewell.drop_bytes(bytes.len()),

@@ -57,7 +57,8 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
             }
             Command::Cancel(tag) => self.cancel(tag, &mut run),
             Command::Close(reason) => self.close(reason, &mut run),
-            Command::Ping => self.ping(now),
+            Command::Ping if self.wire == Wire::Mux => self.ping(now),
+            Command::Ping => self.probe(),
             Command::Drain => self.leave(),
             // Nothing else is posted to a client's connection.
             Command::Answer { .. } | Command::Custom(_) => {}

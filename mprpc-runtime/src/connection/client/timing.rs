@@ -102,6 +102,14 @@ impl<C> ClientConnection<C> {
         }
     }
 
+    /// On the legacy wire, that it can be connected is all that a peer says without a call.
+    pub(super) fn probe(&mut self) {
+        self.probes = true;
+        if self.phase == Phase::Open {
+            self.leave();
+        }
+    }
+
     /// Ends the calls whose deadline passed. `earliest` is only a bound, so that ending calls
     /// costs nothing here; it is made exact when it passes.
     fn expire(&mut self, now: Instant, sink: Sink<'_, C>) {

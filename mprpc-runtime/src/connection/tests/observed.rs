@@ -108,3 +108,29 @@ fn one_that_is_left_while_it_connects_says_nothing() {
     client.conn.tell(client.now);
     assert!(notes.take().is_empty());
 }
+
+#[test]
+fn a_pong_is_told_although_this_connection_was_never_silent() {
+    let (mut client, notes) = open();
+    client.start_for(1, 60 * SECOND, b"");
+    client.advance(SECOND);
+    assert_eq!(client.output().last_chunk::<20>().map(|ping| ping[4]), Some(Kind::Ping as u8));
+    client.feed(&control(Kind::Pong, 0, b""));
+    client.conn.tell(client.now);
+    assert_eq!(notes.take(), ["heard"]);
+    client.feed(&response(1, b"x"));
+    client.conn.tell(client.now);
+    assert!(notes.take().is_empty(), "it was not asked");
+}
+
+#[test]
+fn a_caller_that_gives_up_while_a_legacy_connect_is_under_way_says_nothing_about_the_peer() {
+    let notes = Arc::new(Notes::default());
+    let mut client = Client::with(Wire::Legacy(Dialect::LittleEndian), |_| ());
+    client.conn = client.conn.linked(Arc::new(Link::observed(notes.clone())));
+    client.start(1);
+    client.conn.cancel(1, &mut |_, _| ());
+    client.conn.tell(client.now);
+    assert_eq!(client.conn.intent(), Intent::Reset);
+    assert!(notes.take().is_empty());
+}
