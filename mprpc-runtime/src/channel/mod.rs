@@ -7,7 +7,8 @@
 //! ```
 //!
 //! How an attempt ended goes to the peer's health, and so does what its connections find out: that it
-//! refused, fell silent, drains, is back. A peer in doubt is asked in the background, on the shared connection.
+//! refused, fell silent, drains, is back. A peer in doubt is asked in the background: on the shared connection,
+//! or, if it is the connecting that is in doubt, on a new one.
 
 use std::{
     collections::HashMap,
