@@ -48,6 +48,11 @@ impl Watch {
         self.partial.is_some()
     }
 
+    /// Whether output waits that the peer had the chance to take before this turn.
+    pub(super) fn is_stalled(&self, now: Instant) -> bool {
+        self.stalled.is_some_and(|(since, _)| since < now)
+    }
+
     /// When `late` will have something to say.
     pub(super) fn due(&self, limit: Duration) -> Option<Instant> {
         let stalled = self.stalled.map(|(since, _)| since);

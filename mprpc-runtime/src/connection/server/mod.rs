@@ -218,8 +218,9 @@ impl ServerConnection {
             self.output.buffer().extend_from_slice(bytes);
             self.legacy_answered(failed);
         }
-        let unsent = self.output.len();
-        if unsent > self.settings.max_output && self.is_open() && self.settings.memory.is_over() {
+        let much = self.output.len() > self.settings.max_output;
+        // What was not offered to the peer yet says nothing about it.
+        if much && self.is_open() && self.settings.memory.is_over() && self.watch.is_stalled(now) {
             self.reset("the peer takes no answers, and memory is short (max_memory)");
         }
     }

@@ -76,6 +76,25 @@ fn who_takes_no_answers_is_reset_while_memory_is_short_and_others_are_not() {
 }
 
 #[test]
+fn answers_larger_than_max_output_reach_who_takes_them_though_memory_is_short() {
+    let memory = Quota::new(0);
+    let _held = memory.hold(1);
+    let mut server =
+        Server::mux_with(|s| (s.max_body, s.max_output, s.memory) = (20_000, 5000, memory.clone()));
+    server.feed(&[1, 2, 3].map(|id| request(id, "Later", b"")).concat());
+    server.answer(0, &[1; 9000]);
+    server.answer(0, &[1; 9000]);
+    assert_eq!(server.conn.intent(), Intent::Open, "of one turn: nothing was offered to the peer yet");
+    assert_eq!(server.replies().len(), 2);
+    server.feed(&request(4, "Later", b""));
+    server.answer(0, &[1; 9000]);
+    server.take(100);
+    server.now += Duration::from_millis(1);
+    server.answer(0, &[1; 9000]);
+    assert_eq!(server.conn.intent(), Intent::Reset, "it left some of the last one");
+}
+
+#[test]
 fn a_connection_that_is_lost_gives_back_what_it_held_and_its_calls_keep_theirs() {
     let memory = Quota::new(100_000);
     let mut server = short_of(&memory);
