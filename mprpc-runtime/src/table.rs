@@ -51,6 +51,8 @@ pub struct Cap {
     pub name: Arc<str>,
     /// The calls.
     pub quota: Arc<Quota>,
+    /// What the program allows; the configuration goes over it.
+    own: usize,
 }
 
 impl ServiceTable {
@@ -96,11 +98,12 @@ impl ServiceTable {
     /// Limits how many calls of a service, `package.Service`, or of one method,
     /// `package.Service/Method`, may be open at once. Returns whether there is such a name.
     pub fn cap(&mut self, name: &str, limit: usize) -> bool {
-        if let Some(known) = self.caps.iter().find(|cap| &*cap.name == name) {
+        if let Some(known) = self.caps.iter_mut().find(|cap| &*cap.name == name) {
             known.quota.set_limit(limit);
+            known.own = limit;
             return true;
         }
-        let cap = Cap { name: name.into(), quota: Quota::new(limit) };
+        let cap = Cap { name: name.into(), quota: Quota::new(limit), own: limit };
         let mut found = false;
         for route in self.mux.iter_mut().chain(&mut self.legacy) {
             if route.method.service == name || route.method.path() == name {
@@ -112,9 +115,18 @@ impl ServiceTable {
         found
     }
 
-    /// The limits that were set.
-    pub fn caps(&self) -> &[Cap] {
-        &self.caps
+    /// Whether calls of this name are counted.
+    pub fn is_capped(&self, name: &str) -> bool {
+        self.caps.iter().any(|cap| &*cap.name == name)
+    }
+
+    /// Sets the limits that the configuration has, of names that are counted, and takes back those that
+    /// it no longer has.
+    pub fn set_caps(&self, limits: &[(String, usize)]) {
+        for cap in &self.caps {
+            let limit = limits.iter().rev().find(|(name, _)| **name == *cap.name);
+            cap.quota.set_limit(limit.map_or(cap.own, |(_, limit)| *limit));
+        }
     }
 
     /// `package.Service/Method` of each method, by its number.

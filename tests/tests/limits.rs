@@ -198,6 +198,33 @@ fn sighup_takes_over_what_can_change_and_leaves_everything_when_the_file_is_bad(
     callee.succeed(LONG);
 }
 
+#[test]
+fn a_cap_that_a_reload_no_longer_finds_gives_way_to_the_programs_own() {
+    let dir = TempDir::new();
+    let (forget, sleep) = ("mprpc.tests.EchoService/Forget", "mprpc.tests.EchoService/Sleep");
+    let both = format!("{forget}:1, {sleep}:1");
+    let config = dir.conf("reloads.conf", &[("max_concurrency", &both), ("drain_timeout", "100ms")]);
+    let app = MprpcApplication::from_file(config).unwrap();
+    let mut provider = RpcProvider::new(&app);
+    let echo = EchoServiceRpc::service(Echo::default());
+    provider.bind(SocketAddr::from(([127, 0, 0, 1], 0)));
+    provider.notify_service(echo).unwrap();
+    provider.limit_concurrency(forget, 2).unwrap();
+    let mut provider = provider.start().unwrap();
+    let stub = stub(&app, provider.addr());
+    let hasty = stub.with(CallOptions::new().timeout(Duration::from_millis(200)));
+    let refused = || hasty.forget(&Nothing::new()).unwrap_err().did_not_run();
+    let mut held = vec![stub.forget_start(&Nothing::new())];
+    until("one runs", refused);
+    let _nap = stub.sleep_start(&nap(4000));
+    until("one sleeps", || stub.sleep(&Nap::new()).is_err());
+    dir.conf("reloads.conf", &[("drain_timeout", "200ms")]);
+    provider.reload().unwrap();
+    stub.sleep(&Nap::new()).unwrap();
+    held.push(stub.forget_start(&Nothing::new()));
+    until("two run, as the program has it", refused);
+}
+
 /// Not a test: the process that others start.
 #[test]
 fn callee_process() {

@@ -154,11 +154,12 @@ impl RpcProvider {
             return Err(Error::Usage("a provider needs a service: call notify_service before run".into()));
         }
         let settings = self.app.settings();
-        for (name, limit) in &settings.max_concurrency {
-            if !self.table.cap(name, *limit) {
+        for (name, _) in &settings.max_concurrency {
+            if !self.table.is_capped(name) && !self.table.cap(name, usize::MAX) {
                 return Err(nothing_to_limit(name, &self.table));
             }
         }
+        self.table.set_caps(&settings.max_concurrency);
         let acceptor = Acceptor::bind(self.addr, BACKLOG)?;
         let addr = acceptor.local_addr();
         let max_connections = room_for(settings.max_connections);

@@ -32,11 +32,10 @@ impl RunningProvider {
         if let Some(accepting) = &self.accepting {
             accepting.set_limits(room_for(settings.max_connections), settings.max_address_connections);
         }
-        for (name, limit) in &settings.max_concurrency {
-            match self.server.dispatcher.table.caps().iter().find(|cap| *cap.name == **name) {
-                Some(cap) => cap.quota.set_limit(*limit),
-                None => log::warn!("reload: max_concurrency of {name} needs a restart: it had none"),
-            }
+        let table = &self.server.dispatcher.table;
+        table.set_caps(&settings.max_concurrency);
+        for (name, _) in settings.max_concurrency.iter().filter(|(name, _)| !table.is_capped(name)) {
+            log::warn!("reload: max_concurrency of {name} needs a restart: it had none");
         }
         let registry = self.app.registry()?;
         if changed(&["legacy_mirror"]) {
