@@ -171,8 +171,11 @@ fn a_stopped_provider_is_left_alone_and_taken_back() {
     three[0].0.signal(Signal::CONT);
     thread::sleep(ms(6000));
     let seen = callers.end();
-    // Calls that a stopped process got say so by how long they took.
-    let stuck = seen.iter().filter(|seen| seen.began > stopped && seen.ended - seen.began > ms(500));
+    // Calls that the stopped process got say so by how long they took; on a busy machine others may, too.
+    let there = |seen: &&Seen| seen.result.as_ref().map_or(true, |by| *by == name);
+    let stuck = seen.iter().filter(there);
+    let stuck = stuck
+        .filter(|seen| seen.began > stopped && seen.began < continued && seen.ended - seen.began > ms(500));
     let last = stuck.map(|seen| seen.began - stopped).max().unwrap_or_default();
     assert!(last < ms(3000), "a call went there after {last:?}");
     let back = seen.iter().filter(|seen| seen.began > continued && seen.result.as_ref() == Ok(&name));
