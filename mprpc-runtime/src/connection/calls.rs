@@ -31,7 +31,7 @@ impl<T> Calls<T> {
         }
         self.live += 1;
         if self.queue.capacity() == 0 {
-            // Most connections have one call at a time; room for more would be four times as much.
+            // Who makes one call at a time needs no room for more.
             self.queue.reserve_exact(1);
         }
         self.queue.push_back((id, None));
@@ -53,7 +53,8 @@ impl<T> Calls<T> {
         while matches!(self.queue.front(), Some((_, None))) {
             self.queue.pop_front();
         }
-        if self.queue.is_empty() && self.queue.capacity() > 64 {
+        if self.queue.is_empty() && (self.queue.capacity() == 1 || self.queue.capacity() > 64) {
+            // Of idle connections, which are many, most never had two calls at a time.
             self.queue = VecDeque::new();
         }
         Some(call)

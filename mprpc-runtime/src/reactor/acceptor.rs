@@ -6,7 +6,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -48,15 +48,18 @@ struct Shared {
     max_of_address: AtomicUsize,
 }
 
-/// How many connections there are of each address.
+/// The addresses that have connections.
 #[derive(Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
+struct Addresses(Mutex<HashMap<IpAddr, Weak<Address>>>);
+
+/// One address, for as long as it has connections. Each holds it, so they are counted by themselves.
+struct Address {
+    addresses: Arc<Addresses>,
+    ip: IpAddr,
+}
 
 /// A connection counted towards its address, for as long as it exists.
-pub(super) struct Visit {
-    addresses: Arc<Addresses>,
-    from: IpAddr,
-}
+pub(super) struct Visit(#[expect(dead_code, reason = "held, to be counted")] Arc<Address>);
 
 /// Who gets the streams.
 struct Deal {
@@ -84,6 +87,8 @@ impl Acceptor {
         // A port is free again once its listener is gone, whatever connections linger there.
         socket.set_reuse_address(true)?;
         socket.bind(&addr.into())?;
+        // Accepted sockets are copies of this one: on Linux they inherit it, which spares a call for each.
+        socket.set_tcp_nodelay(true)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
         let mut listener = TcpListener::from_std(socket.into());
         let poll = Poll::new()?;
@@ -256,25 +261,27 @@ impl Addresses {
             IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() >> 64 << 64)),
             v4 @ IpAddr::V4(_) => v4,
         };
-        let mut counts = self.lock();
-        let count = counts.entry(from).or_default();
-        *count += 1;
-        (Visit { addresses: self.clone(), from }, *count)
+        let mut known = self.lock();
+        let address = known.get(&from).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let address = Arc::new(Address { addresses: self.clone(), ip: from });
+            known.insert(from, Arc::downgrade(&address));
+            address
+        });
+        let count = Arc::strong_count(&address);
+        (Visit(address), count)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Weak<Address>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Visit {
+impl Drop for Address {
     fn drop(&mut self) {
-        let mut counts = self.addresses.lock();
-        if let Some(count) = counts.get_mut(&self.from) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.from);
-            }
+        let mut known = self.addresses.lock();
+        // By now there may be another under this address.
+        if known.get(&self.ip).is_some_and(|address| address.strong_count() == 0) {
+            known.remove(&self.ip);
         }
     }
 }

@@ -197,7 +197,9 @@ impl EventLoop {
     }
 
     fn register(&self, slot: &mut Slot) -> io::Result<()> {
-        slot.stream.set_nodelay(true)?;
+        if !(cfg!(target_os = "linux") && slot.is_accepted()) {
+            slot.stream.set_nodelay(true)?;
+        }
         #[cfg(target_os = "linux")]
         SockRef::from(&slot.stream).set_tcp_user_timeout(Some(self.options.user_timeout))?;
         let both = Interest::READABLE | Interest::WRITABLE;

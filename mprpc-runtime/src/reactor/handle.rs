@@ -35,7 +35,7 @@ pub(super) enum Order {
 /// Counts one connection for as long as it exists, wherever it is on its way.
 pub(super) struct Place {
     connections: Arc<AtomicUsize>,
-    _visit: Option<Visit>,
+    pub(super) visit: Option<Visit>,
 }
 
 impl Handle {
@@ -55,9 +55,13 @@ impl Handle {
 
     /// Hands over a connected stream; `accept` makes its state machine, on the reactor's thread.
     pub fn adopt(&self, stream: TcpStream, peer: SocketAddr, accept: Arc<dyn Accept>) {
-        self.adopt_visit(stream, peer, accept, None);
+        // Cannot fail on an open descriptor; a stream that blocks must not reach a reactor.
+        if stream.set_nonblocking(true).is_ok() {
+            self.adopt_visit(stream, peer, accept, None);
+        }
     }
 
+    /// Hands over a stream that does not block; one of a visit inherited its listener's settings.
     pub(super) fn adopt_visit(
         &self,
         stream: TcpStream,
@@ -65,10 +69,7 @@ impl Handle {
         accept: Arc<dyn Accept>,
         visit: Option<Visit>,
     ) {
-        // Cannot fail on an open descriptor; a stream that blocks must not reach a reactor.
-        if stream.set_nonblocking(true).is_ok() {
-            self.order(Order::Adopt(stream, peer, accept, self.place(visit)));
-        }
+        self.order(Order::Adopt(stream, peer, accept, self.place(visit)));
     }
 
     /// Begins to connect to `peer` and returns at once. The connection that `make` makes learns of
@@ -100,7 +101,7 @@ impl Handle {
 
     fn place(&self, visit: Option<Visit>) -> Place {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Place { connections: self.connections.clone(), _visit: visit }
+        Place { connections: self.connections.clone(), visit }
     }
 }
 

@@ -38,7 +38,7 @@ pub(super) struct Slot {
     queued: bool,
     /// The connection's valid entry among the timers.
     pub(super) timer: Option<Instant>,
-    _place: Place,
+    place: Place,
 }
 
 /// The direction in. The socket is registered once, edge-triggered: `Ready` ends only when it is
@@ -139,8 +139,13 @@ impl Slot {
             failed: false,
             queued: false,
             timer: None,
-            _place: place,
+            place,
         }
+    }
+
+    /// Whether its stream comes from an acceptor.
+    pub(super) fn is_accepted(&self) -> bool {
+        self.place.visit.is_some()
     }
 
     /// Remembers what an event says. It is a hint; only reading and writing tell.
