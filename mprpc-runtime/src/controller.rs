@@ -209,11 +209,20 @@ pub struct Controller {
     pub(crate) method: &'static MethodDescriptor,
     pub(crate) deadline: Option<Instant>,
     pub(crate) peer: Option<SocketAddr>,
+    pub(crate) cancel: Option<CancelToken>,
+    pub(crate) beside: Option<Box<Beside>>,
+    pub(crate) reply: Mutex<Option<Box<ReplyExtras>>>,
+}
+
+/// What came beside the message. Boxed, as is what goes beside the reply: most calls have neither, and
+/// a controller is moved on its way to the handler.
+#[derive(Debug)]
+pub(crate) struct Beside {
     pub(crate) metadata: Metadata,
     pub(crate) attachment: Bytes,
-    pub(crate) cancel: Option<CancelToken>,
-    pub(crate) reply: Mutex<ReplyExtras>,
 }
+
+static NOTHING_BESIDE: Beside = Beside { metadata: Metadata::new(), attachment: Bytes::new() };
 
 impl Controller {
     /// The method that was called.
@@ -238,12 +247,12 @@ impl Controller {
 
     /// Key and value pairs that the caller sent along.
     pub fn metadata(&self) -> &Metadata {
-        &self.metadata
+        &self.beside().metadata
     }
 
     /// Bytes that the caller sent beside the message.
     pub fn attachment(&self) -> &Bytes {
-        &self.attachment
+        &self.beside().attachment
     }
 
     /// Sends a key and a value along with the response; they are lost if the call fails. Only
@@ -252,20 +261,27 @@ impl Controller {
     /// For handlers that return their response. One that has a [`Reply`](crate::Reply) gives them to
     /// `send_with`, for which `into_extras` has what was set here.
     pub fn set_response_metadata(&self, key: impl Into<String>, value: impl Into<Vec<u8>>) {
-        self.reply().metadata.set(key, value);
+        self.reply().get_or_insert_default().metadata.set(key, value);
     }
 
     /// Sends bytes beside the response, as `set_response_metadata` sends pairs.
     pub fn set_response_attachment(&self, bytes: impl Into<Vec<u8>>) {
-        self.reply().attachment = bytes.into();
+        self.reply().get_or_insert_default().attachment = bytes.into();
     }
 
     /// What the handler wants to send beside its response.
     pub fn into_extras(self) -> ReplyExtras {
-        self.reply.into_inner().unwrap_or_else(PoisonError::into_inner)
+        self.reply
+            .into_inner()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or_else(ReplyExtras::default, |extras| *extras)
     }
 
-    fn reply(&self) -> MutexGuard<'_, ReplyExtras> {
+    fn beside(&self) -> &Beside {
+        self.beside.as_deref().unwrap_or(&NOTHING_BESIDE)
+    }
+
+    fn reply(&self) -> MutexGuard<'_, Option<Box<ReplyExtras>>> {
         self.reply.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -12,7 +12,7 @@ use protobuf::MessageFull;
 
 use crate::{
     connection::{Body, Incoming, ReplyExtras, Ticket},
-    controller::{Controller, Inherit},
+    controller::{Beside, Controller, Inherit},
     descriptor::{MethodDescriptor, ServiceDescriptor},
     stages::ServerStages,
     status::Status,
@@ -51,19 +51,13 @@ impl<'a> ServerCall<'a> {
     /// says that it is cancelled, which spares making a token.
     pub fn new(method: &'static MethodDescriptor, incoming: Incoming<'a>, cancellable: bool) -> Self {
         let cancel = cancellable.then(|| incoming.cancel.get_or_insert_default().clone());
-        let attachment = match incoming.attachment {
-            [] => Bytes::new(),
-            bytes => Bytes::copy_from_slice(bytes),
-        };
-        let controller = Controller {
-            method,
-            deadline: incoming.deadline,
-            peer: incoming.peer,
-            metadata: incoming.metadata,
-            attachment,
-            cancel,
-            reply: Mutex::default(),
-        };
+        let bare = incoming.metadata.is_empty() && incoming.attachment.is_empty();
+        let beside = (!bare).then(|| {
+            let attachment = Bytes::copy_from_slice(incoming.attachment);
+            Box::new(Beside { metadata: incoming.metadata, attachment })
+        });
+        let (deadline, peer, reply) = (incoming.deadline, incoming.peer, Mutex::default());
+        let controller = Controller { method, deadline, peer, cancel, beside, reply };
         let run = Run { came: incoming.received, behind: 0, began: None };
         Self { controller, body: incoming.body, ticket: incoming.ticket, run }
     }

@@ -46,11 +46,12 @@ impl AsyncCall {
     pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, mut attempts: Attempts, done: Done) {
         let now = attempts.began;
         let may = attempts.may_start(call, &channel.shared.client, now);
-        let first = may.is_ok() && !channel.knows(attempts.method);
-        let picked = may.and_then(|()| channel.pick(&attempts, now));
-        if first {
-            attempts.marks[0] = Some(Instant::now());
-        }
+        let picked = may.and_then(|()| {
+            let (service, first) = channel.service(attempts.method);
+            let picked = channel.pick(service, &attempts, now);
+            attempts.marks[0] = first.then(Instant::now);
+            picked
+        });
         let placed = match picked {
             Ok(placed) => placed,
             Err(failure) => return finish(done, Err(attempts.error(failure))),
@@ -72,10 +73,10 @@ impl AsyncCall {
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
         let given = self.options.given();
-        let mut frame = Vec::with_capacity(HEAD_GUESS + given.attachment.len() + payload.len());
+        let mut frame = Vec::with_capacity(HEAD_GUESS + self.attempts.size as usize);
         let head = Head {
             method: self.attempts.method,
-            remaining: self.attempts.deadline.saturating_duration_since(now),
+            remaining: self.attempts.remaining(now),
             metadata: &given.metadata,
             attachment: &given.attachment,
         };
@@ -157,7 +158,8 @@ impl AsyncCall {
             let status = Status::cancelled("cancelled by the caller");
             return Err((self, Failure { ran: Ran::No, status }));
         }
-        let placed = match self.channel.pick(&self.attempts, now) {
+        let (service, _) = self.channel.service(self.attempts.method);
+        let placed = match self.channel.pick(service, &self.attempts, now) {
             Ok(placed) => placed,
             Err(failure) => return Err((self, failure)),
         };

@@ -14,7 +14,7 @@ use std::{
     collections::HashMap,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError, RwLock, Weak},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::{Duration, Instant},
 };
 
@@ -58,11 +58,18 @@ struct Shared {
     app: MprpcApplication,
     registry: Arc<dyn Registry>,
     client: Arc<ClientSettings>,
-    /// Few, and asked for by each call: found by comparing names, which are mostly one address.
-    services: RwLock<Vec<(&'static str, Arc<ServiceState>)>>,
+    /// Few, never forgotten, and asked for by each call: found by comparing names, without a lock.
+    services: OnceLock<Box<Service>>,
     /// Kept by the services that they serve.
     peers: Mutex<HashMap<(SocketAddr, Wire), Weak<Peer>>>,
     budget: Budget,
+}
+
+/// One of a list of services.
+struct Service {
+    name: &'static str,
+    state: ServiceState,
+    next: OnceLock<Box<Self>>,
 }
 
 impl MprpcChannel {
@@ -101,7 +108,7 @@ impl MprpcChannel {
             app: app.clone(),
             registry,
             client: Arc::new(client),
-            services: RwLock::default(),
+            services: OnceLock::new(),
             peers: Mutex::default(),
             budget: Budget::default(),
         };
@@ -134,9 +141,8 @@ impl MprpcChannel {
         Intercepted::new(self.clone(), interceptor)
     }
 
-    /// Places the next attempt of a call.
-    fn pick(&self, call: &Attempts, now: Instant) -> Result<Placed, Failure> {
-        let service = self.service(call);
+    /// Places the next attempt of a call of `service`.
+    fn pick(&self, service: &ServiceState, call: &Attempts, now: Instant) -> Result<Placed, Failure> {
         // A reactor cannot wait for a first look-up; it takes what is known.
         let deadline = if reactor::on_reactor_thread() { now } else { call.deadline };
         let snapshot = self
@@ -147,26 +153,20 @@ impl MprpcChannel {
         service.pick(&snapshot, self.balance, call, now, self)
     }
 
-    /// Whether a method of its service was called before.
-    fn knows(&self, method: &'static MethodDescriptor) -> bool {
-        let services = self.shared.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.iter().any(|(known, _)| *known == method.service)
-    }
-
-    fn service(&self, call: &Attempts) -> Arc<ServiceState> {
-        let name = call.method.service;
-        let find = |services: &[(&str, Arc<ServiceState>)]| {
-            services.iter().find(|(known, _)| *known == name).map(|(_, service)| service.clone())
-        };
-        let known = find(&self.shared.services.read().unwrap_or_else(PoisonError::into_inner));
-        known.unwrap_or_else(|| {
-            let mut services = self.shared.services.write().unwrap_or_else(PoisonError::into_inner);
-            find(&services).unwrap_or_else(|| {
-                let service = Arc::new(ServiceState::new(call.method));
-                services.push((name, service.clone()));
-                service
-            })
-        })
+    /// The service of a method, and whether this is the first call of it.
+    fn service(&self, method: &'static MethodDescriptor) -> (&ServiceState, bool) {
+        let (mut first, mut place) = (false, &self.shared.services);
+        loop {
+            let service = place.get_or_init(|| {
+                first = true;
+                let (state, next) = (ServiceState::new(method), OnceLock::new());
+                Box::new(Service { name: method.service, state, next })
+            });
+            if service.name == method.service {
+                return (&service.state, first);
+            }
+            place = &service.next;
+        }
     }
 
     /// Notes what the end of an attempt says about its peer.
@@ -177,7 +177,7 @@ impl MprpcChannel {
             self.check(&peer, now);
         }
         if placed.failed(verdict, attempts.allowed, now) {
-            self.service(attempts).eject(&peer, now);
+            self.service(attempts.method).0.eject(&peer, now);
         }
     }
 }
@@ -216,11 +216,13 @@ impl RpcChannel for MprpcChannel {
         refuse_on_reactor(call.method)?;
         let mut attempts = Attempts::new(&call, self.timeout);
         self.shared.budget.earn();
+        let (service, _) = self.service(call.method);
         loop {
             let now = Instant::now();
             attempts.renew(now);
             let client = &self.shared.client;
-            let picked = attempts.may_start(&call, client, now).and_then(|()| self.pick(&attempts, now));
+            let picked =
+                attempts.may_start(&call, client, now).and_then(|()| self.pick(service, &attempts, now));
             let placed = match picked {
                 Err(failure) => return Err(attempts.error(failure)),
                 Ok(placed) => placed,
@@ -338,6 +340,12 @@ impl Attempts {
     /// The next attempt begins.
     fn renew(&mut self, now: Instant) {
         (self.since, self.marks) = (now, [None; 3]);
+    }
+
+    /// How much of the time is left, which the request says.
+    fn remaining(&self, now: Instant) -> Duration {
+        // The first attempt begins with the call: nothing to reckon.
+        if now == self.began { self.allowed } else { self.deadline.saturating_duration_since(now) }
     }
 
     /// Until when a connection waits for the answer: a moment longer than the caller is allowed, as the

@@ -234,7 +234,9 @@ impl Dispatch for Dispatcher {
         let (client, now) = (incoming.client, incoming.received);
         let call = ServerCall::new(route.method, incoming, !route.inline);
         if route.inline {
-            return self.watch.run(route.number, true, now, || handle(&*route.service, route.index, call));
+            self.watch.begin(route.number, true, now);
+            handle(&*route.service, route.index, call);
+            return Watch::end();
         }
         let (service, index, number) = (route.service.clone(), route.index, route.number);
         let mut call = call.into_owned();
@@ -260,7 +262,9 @@ impl Job {
         } else if controller.deadline().is_some_and(|deadline| now >= deadline) {
             call.fail(Status::deadline_exceeded("the deadline passed in the worker queue; it did not run"));
         } else {
-            self.watch.run(self.number, false, now, || handle(&*self.service, self.index, call));
+            self.watch.begin(self.number, false, now);
+            handle(&*self.service, self.index, call);
+            Watch::end();
         }
     }
 

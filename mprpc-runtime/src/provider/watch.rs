@@ -83,8 +83,8 @@ impl Watch {
         self.shared.slow.store(nanos(slow), Ordering::Relaxed);
     }
 
-    /// Runs `handler`, the method of this number, which begins now.
-    pub(super) fn run(&self, number: usize, inline: bool, now: Instant, handler: impl FnOnce()) {
+    /// The handler of this number begins now on this thread. `end` must follow.
+    pub(super) fn begin(&self, number: usize, inline: bool, now: Instant) {
         PLACE.with(|place| {
             let epoch = self.shared.epoch;
             let Place { seat, since } =
@@ -93,8 +93,15 @@ impl Watch {
                 seat.since.store(nanos(now.saturating_duration_since(epoch)), Ordering::Relaxed);
             }
             seat.running.store(number + 1, Ordering::Release);
-            handler();
-            seat.running.store(0, Ordering::Release);
+        });
+    }
+
+    /// The handler that began last on this thread has ended.
+    pub(super) fn end() {
+        PLACE.with(|place| {
+            if let Some(place) = place.get() {
+                place.seat.running.store(0, Ordering::Release);
+            }
         });
     }
 
