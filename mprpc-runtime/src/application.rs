@@ -198,8 +198,9 @@ impl Drop for Shared {
     }
 }
 
-/// Runs a program: `MprpcApplication::init` with the command line, then `run`. An error is printed
-/// on one line; the exit status is 2 for the configuration and 1 for anything else.
+/// Runs a program: `MprpcApplication::init` with the command line, then `run`. What looks wrong in the
+/// configuration but is accepted is printed as well as logged. An error is printed on one line; the
+/// exit status is 2 for the configuration and 1 for anything else.
 ///
 /// ```no_run
 /// use std::process::ExitCode;
@@ -213,7 +214,10 @@ impl Drop for Shared {
 /// }
 /// ```
 pub fn main(run: impl FnOnce(MprpcApplication) -> Result<(), Error>) -> ExitCode {
-    match MprpcApplication::init(std::env::args_os()).and_then(run) {
+    let warn = |app: &MprpcApplication| {
+        app.config().warnings().iter().for_each(|text| eprintln!("warning: {text}"));
+    };
+    match MprpcApplication::init(std::env::args_os()).inspect(warn).and_then(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("{error}");

@@ -187,7 +187,7 @@ impl Member {
 
 fn nobody(method: &MethodDescriptor) -> Failure {
     let text = format!(
-        "nobody serves {}: no provider is registered, and in direct mode rpcserverport must name one",
+        "nobody serves {}: no provider is registered; without ZooKeeper, rpcserverport or peers must name one",
         method.path()
     );
     Failure { ran: Ran::No, status: Status::unavailable(text) }
