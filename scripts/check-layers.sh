@@ -19,7 +19,7 @@ ROWS = """
 1  wire  balance
 2  connection
 3  reactor  registry  logger  config
-4  descriptor < controller < rpc_channel service < interceptor pending table worker < stub
+4  descriptor < controller < rpc_channel service < interceptor pending table lanes < worker < stub
 5  application
 6  provider  channel  inprocess  fault_plan
 7  lib
@@ -70,9 +70,9 @@ NEVER = [
 BUDGETS = """
 status 125  error 130
 wire 680  balance 500
-connection 2650
+connection 2670
 reactor 1100  registry 2050  logger 400  config 500
-descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 140  worker 200  stub 160  stages 100
+descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 140  lanes 130  worker 190  stub 160  stages 100
 application 180
 provider 800  channel 1250  inprocess 140  fault_plan 180
 lib 60

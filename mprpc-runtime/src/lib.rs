@@ -64,6 +64,7 @@ pub mod error;
 pub mod fault_plan;
 pub mod inprocess;
 pub mod interceptor;
+mod lanes;
 pub mod logger;
 pub mod pending;
 pub mod provider;

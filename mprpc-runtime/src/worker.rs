@@ -1,15 +1,12 @@
 //! The worker pool: threads for handlers that may block, behind one bounded queue.
 //!
-//! Jobs wait in lanes, one for each client (stochastic fairness queueing, McKenney 1990): the lanes have
-//! their turns one after the other, and when the queue is full the longest loses its newest job. So a
-//! client with a thousand calls delays one with a single call by one job, and cannot take its place.
+//! Jobs wait in `lanes`, so clients have their turns one after the other, and nobody crowds others out.
 //!
 //! Waking a thread costs more than a short handler. So while handlers are short no more workers are
 //! woken than there are cores, and another one only when a job has waited too long: the handlers
 //! that run may be blocked. Once handlers are known to be long, every job wakes a worker.
 
 use std::{
-    collections::VecDeque,
     io,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -19,6 +16,8 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
+
+use crate::lanes::Lanes;
 
 /// Threads that run jobs of one kind; those of one client in the order in which they came.
 pub struct Pool<J> {
@@ -40,11 +39,7 @@ struct Shared<J> {
 }
 
 struct Queue<J> {
-    /// Jobs with the time at which each came. Lanes without jobs hold little memory.
-    lanes: Vec<VecDeque<(Instant, J)>>,
-    /// The lanes with jobs, that whose turn it is first.
-    turns: VecDeque<usize>,
-    len: usize,
+    lanes: Lanes<J>,
     idle: usize,
     workers: usize,
     stopping: bool,
@@ -71,9 +66,7 @@ impl<J: Send + 'static> Pool<J> {
         limit: usize,
         run: impl Fn(J, Instant) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let lanes = (0..LANES).map(|_| VecDeque::new()).collect();
-        let turns = VecDeque::with_capacity(LANES);
-        let queue = Mutex::new(Queue { lanes, turns, len: 0, idle: 0, workers: 0, stopping: false });
+        let queue = Mutex::new(Queue { lanes: Lanes::default(), idle: 0, workers: 0, stopping: false });
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let (work, ended, usual) = (Condvar::new(), Condvar::new(), AtomicU64::new(0));
         let (limit, waiting) = (AtomicUsize::new(limit), AtomicUsize::new(0));
@@ -97,12 +90,12 @@ impl<J: Send + 'static> Pool<J> {
         }
         let limit = self.shared.limit.load(Ordering::Relaxed);
         for (client, job) in jobs.drain(..) {
-            refused.extend(queue.push(client as usize % LANES, (now, job), limit));
+            refused.extend(queue.lanes.push(client, now, job, limit));
         }
-        let late = queue.oldest().is_some_and(|since| now >= since + PATIENCE);
+        let late = queue.lanes.oldest().is_some_and(|since| now >= since + PATIENCE);
         let wake = self.shared.wants_another(&queue) || (late && queue.idle > 0);
-        let again = (queue.len > 0 && queue.idle > 0).then(|| now + PATIENCE);
-        self.shared.waiting.store(queue.len, Ordering::Relaxed);
+        let again = (queue.lanes.ready() > 0 && queue.idle > 0).then(|| now + PATIENCE);
+        self.shared.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
         drop(queue);
         if wake {
             self.shared.work.notify_one();
@@ -110,7 +103,28 @@ impl<J: Send + 'static> Pool<J> {
         Submitted { refused, again }
     }
 
-    /// Jobs that wait, or a moment ago did.
+    /// Keeps the jobs of `client` from beginning, those that wait and those to come, until `release`.
+    pub fn hold(&self, client: u64) {
+        let mut queue = self.shared.lock();
+        if !queue.stopping {
+            queue.lanes.hold(client);
+            self.shared.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
+        }
+    }
+
+    /// Lets the jobs of `client` begin again. If any wait, `submit` is to be called soon: this wakes one worker at most.
+    pub fn release(&self, client: u64) {
+        let mut queue = self.shared.lock();
+        queue.lanes.release(client);
+        self.shared.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
+        let wake = self.shared.wants_another(&queue);
+        drop(queue);
+        if wake {
+            self.shared.work.notify_one();
+        }
+    }
+
+    /// Jobs that wait for a worker and nothing else, or a moment ago did.
     pub fn queued(&self) -> usize {
         self.shared.waiting.load(Ordering::Relaxed)
     }
@@ -118,7 +132,7 @@ impl<J: Send + 'static> Pool<J> {
     /// Jobs that wait or run.
     pub fn busy(&self) -> usize {
         let queue = self.shared.lock();
-        queue.len + queue.workers - queue.idle
+        queue.lanes.len() + queue.workers - queue.idle
     }
 
     /// Changes how many jobs may wait. Those beyond stay.
@@ -129,9 +143,7 @@ impl<J: Send + 'static> Pool<J> {
     /// Lets the workers finish what is queued and ends them. Returns whether they did by
     /// `deadline`; a worker that is stuck is left behind.
     pub fn stop(&self, deadline: Instant) -> bool {
-        let mut queue = self.shared.lock();
-        queue.stopping = true;
-        self.shared.work.notify_all();
+        let queue = self.shared.end();
         let left = deadline.saturating_duration_since(Instant::now());
         let waited = self.shared.ended.wait_timeout_while(queue, left, |queue| queue.workers > 0);
         waited.unwrap_or_else(PoisonError::into_inner).0.workers == 0
@@ -158,8 +170,8 @@ impl<J> Shared<J> {
     fn next(&self) -> Option<J> {
         let mut queue = self.lock();
         loop {
-            if let Some(job) = queue.pop() {
-                self.waiting.store(queue.len, Ordering::Relaxed);
+            if let Some(job) = queue.lanes.pop() {
+                self.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
                 // This job may block: pass the wake-up on before running it.
                 let wake = self.wants_another(&queue);
                 drop(queue);
@@ -179,7 +191,16 @@ impl<J> Shared<J> {
 
     fn wants_another(&self, queue: &Queue<J>) -> bool {
         let long = self.usual.load(Ordering::Relaxed) >= LONG_US;
-        queue.len > 0 && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
+        queue.lanes.ready() > 0 && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
+    }
+
+    /// Nothing is held any longer, nothing comes any more.
+    fn end(&self) -> MutexGuard<'_, Queue<J>> {
+        let mut queue = self.lock();
+        queue.stopping = true;
+        queue.lanes.release_all();
+        self.work.notify_all();
+        queue
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue<J>> {
@@ -187,58 +208,12 @@ impl<J> Shared<J> {
     }
 }
 
-impl<J> Queue<J> {
-    /// Takes a job in. Gives the job that has to go if there are too many.
-    fn push(&mut self, lane: usize, job: (Instant, J), limit: usize) -> Option<J> {
-        let mut refused = None;
-        if self.len >= limit {
-            let longest = (0..LANES).max_by_key(|&lane| self.lanes[lane].len()).unwrap_or(lane);
-            if self.lanes[longest].len() <= self.lanes[lane].len() + 1 {
-                return Some(job.1);
-            }
-            refused = self.lanes[longest].pop_back().map(|(_, job)| job);
-            self.len -= 1;
-        }
-        if self.lanes[lane].is_empty() {
-            self.turns.push_back(lane);
-        }
-        self.lanes[lane].push_back(job);
-        self.len += 1;
-        refused
-    }
-
-    /// Takes out the job whose turn it is.
-    fn pop(&mut self) -> Option<J> {
-        let turn = self.turns.pop_front()?;
-        let lane = &mut self.lanes[turn];
-        let (_, job) = lane.pop_front()?;
-        if !lane.is_empty() {
-            self.turns.push_back(turn);
-        } else if lane.capacity() > SPARE {
-            *lane = VecDeque::new();
-        }
-        self.len -= 1;
-        Some(job)
-    }
-
-    /// Since when the job waits whose turn it is.
-    fn oldest(&self) -> Option<Instant> {
-        let lane = &self.lanes[*self.turns.front()?];
-        lane.front().map(|(since, _)| *since)
-    }
-}
-
 impl<J> Drop for Pool<J> {
     fn drop(&mut self) {
-        self.shared.lock().stopping = true;
-        self.shared.work.notify_all();
+        drop(self.shared.end());
     }
 }
 
-/// Clients beyond this number share lanes.
-const LANES: usize = 256;
-/// Room for so many jobs stays with a lane.
-const SPARE: usize = 128;
 /// How long a job may wait for one of the workers that are awake.
 const PATIENCE: Duration = Duration::from_millis(1);
 /// A job that runs as long as this, in microseconds, is worth a wake-up.
@@ -295,6 +270,30 @@ mod tests {
             })
             .collect();
         assert_eq!(order, [0, 1, 100, 2, 101, 3, 102, 4, 103, 5, 104]);
+    }
+
+    #[test]
+    fn jobs_of_a_held_client_run_when_it_is_released_or_the_pool_stops() {
+        let (done, results) = crossbeam_channel::unbounded();
+        let pool = Pool::start("test", 2, 10, move |n: u32, _| done.send(n).unwrap()).unwrap();
+        let next = || results.recv_timeout(Duration::from_secs(10)).unwrap();
+        pool.hold(1);
+        pool.hold(3);
+        assert_eq!(pool.submit(&mut jobs(1, 0..3), Instant::now()).again, None, "nothing to look after");
+        pool.submit(&mut jobs(2, 10..11), Instant::now());
+        assert_eq!((next(), pool.queued()), (10, 0));
+        assert!(pool.busy() >= 3, "a drain has to wait for them");
+        pool.release(1);
+        pool.submit(&mut Vec::new(), Instant::now() + PATIENCE);
+        let mut ran = [next(), next(), next()];
+        ran.sort_unstable();
+        assert_eq!(ran, [0, 1, 2]);
+        pool.submit(&mut jobs(3, 20..21), Instant::now());
+        assert!(results.is_empty());
+        assert!(pool.stop(Instant::now() + Duration::from_secs(10)));
+        assert_eq!(next(), 20);
+        pool.hold(1); // too late to matter
+        assert_eq!(pool.busy(), 0);
     }
 
     fn jobs(client: u64, numbers: std::ops::Range<u32>) -> Vec<(u64, u32)> {

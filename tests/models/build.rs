@@ -7,7 +7,8 @@ use std::{
 };
 
 /// What the hand-overs are made of, and everything below them.
-const PARTS: [&str; 6] = ["stages.rs", "error.rs", "status.rs", "wire", "connection", "worker.rs"];
+const PARTS: [&str; 7] =
+    ["stages.rs", "error.rs", "status.rs", "wire", "connection", "lanes.rs", "worker.rs"];
 
 fn main() {
     let runtime = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../mprpc-runtime/src");

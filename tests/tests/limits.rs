@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mprpc_runtime::{CallOptions, Code, Error, MprpcApplication, MprpcChannel, RpcProvider};
+use mprpc_runtime::{
+    CallOptions, Code, Error, MprpcApplication, MprpcChannel, RpcProvider,
+    wire::mux::{END, Hello, Kind, RequestMeta, finish_frame, start_frame},
+};
 use mprpc_tests::{
     Process, TempDir, address_in,
     echo::{Echo, app, serve},
@@ -135,6 +138,37 @@ fn reactors_answer_while_all_workers_sleep() {
     assert!(began.elapsed() < Duration::from_millis(2000), "{:?}", began.elapsed());
     assert!(error.did_not_run() && error.to_string().contains("max_queue"), "{error}");
     light.wait().unwrap();
+}
+
+#[test]
+fn calls_of_a_peer_that_takes_no_answers_do_not_begin_and_others_do() {
+    let app = app(&[("worker_threads", "1"), ("max_output", "64k"), ("request_timeout", "60s")]);
+    let (provider, echo) = serve(&app);
+    let mut bytes = Vec::new();
+    Hello { version: 1, instance: 42, ..Default::default() }.write(&mut bytes);
+    // Replies of 25 MiB in all; 2 s of work, in which to notice that they are not taken; calls that count.
+    let blobs = (0..400).map(|_| ("EchoBlob", &[0x10, 0x80, 0x80, 4][..]));
+    let naps = (0..100).map(|_| ("Hasty", &[8, 20][..])).chain((0..5).map(|_| ("Sleep", &[][..])));
+    for (call, (method, body)) in (1..).zip(blobs.chain(naps)) {
+        let meta = RequestMeta { service: "mprpc.tests.EchoService", method, ..Default::default() };
+        let start = start_frame(&mut bytes, Kind::Request, END, call, |out| meta.encode(out));
+        bytes.extend_from_slice(body);
+        finish_frame(&mut bytes, start);
+    }
+    let mut peer = TcpStream::connect(provider.addr()).unwrap();
+    peer.write_all(&bytes).unwrap();
+    let (honest, mut calls) = (stub(&app, provider.addr()), 0);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        honest.echo(&text()).unwrap();
+        calls += 1;
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(echo.ran.load(Ordering::SeqCst), calls, "of the peer's calls that count none began");
+    let reader = thread::spawn(move || std::io::copy(&mut peer, &mut std::io::sink()));
+    until("they run once it reads", || echo.ran.load(Ordering::SeqCst) == calls + 5);
+    provider.stop().unwrap();
+    reader.join().unwrap().unwrap();
 }
 
 #[test]

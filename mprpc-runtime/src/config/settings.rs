@@ -147,7 +147,7 @@ settings! {
     pub max_queue: usize = 1024, "1" to "1000000";
     /// Bytes of requests that are not answered yet on one connection before it is no longer read.
     pub max_input: usize = "32M", "1k" to "16G";
-    /// Bytes that wait to be written on one connection before it is no longer read.
+    /// Bytes that wait to be written on one connection before it is no longer read and its waiting calls do not begin.
     pub max_output: usize = "1M", "1k" to "1G";
     /// Bytes that all connections of a provider hold; beyond, large requests are refused.
     pub max_memory: usize = "256M", "1M" to "1024G";

@@ -192,6 +192,10 @@ pub trait Dispatch: Send + Sync {
 
     /// Sees to it that `call` is answered through its ticket, now or later, from any thread.
     fn dispatch(&self, call: Incoming<'_>);
+
+    /// The peer of connection `client` does not take its answers, or takes them again: meanwhile its
+    /// calls that have not begun had better wait. Ends with the connection at the latest.
+    fn hold(&self, _client: u64, _held: bool) {}
 }
 
 /// A response as the client's connection found it.

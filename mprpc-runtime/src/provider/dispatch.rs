@@ -250,6 +250,10 @@ impl Dispatch for Dispatcher {
             self.submit(gathered, now);
         }
     }
+
+    fn hold(&self, client: u64, held: bool) {
+        if held { self.workers.hold(client) } else { self.workers.release(client) }
+    }
 }
 
 impl Job {

@@ -214,6 +214,38 @@ fn a_job_is_not_left_waiting_while_workers_sleep() {
 }
 
 #[test]
+fn a_job_of_a_client_that_is_held_and_released_is_not_left_waiting() {
+    check(|| {
+        let done = Arc::new(Waker::default());
+        let signal = done.clone();
+        let pool = Pool::start("w", 2, 100, move |(), _| signal.wake()).expect("threads");
+        let pool = Arc::new(pool);
+        let (other, mut now) = (pool.clone(), Instant::now());
+        // Another reactor's connection comes and goes meanwhile.
+        let stranger = thread::spawn(move || {
+            other.hold(2);
+            other.release(2);
+        });
+        let mut jobs = vec![(1, ())];
+        pool.submit(&mut jobs, now);
+        pool.hold(1);
+        thread::yield_now();
+        pool.release(1);
+        // Who releases is in a reactor's turn, at the end of which it submits.
+        while let Some(at) = pool.submit(&mut jobs, now).again {
+            now = now.max(at);
+            thread::yield_now();
+        }
+        done.sleep(); // before anybody stops the pool
+        stranger.join().expect("no panic");
+        pool.hold(1);
+        pool.submit(&mut vec![(1, ())], now);
+        assert!(pool.stop(Instant::now() + Duration::from_secs(3600)));
+        done.sleep(); // what is held when the pool stops is run, too
+    });
+}
+
+#[test]
 fn a_hook_runs_once_if_its_call_is_cancelled_and_its_guard_takes_it_back() {
     check(|| {
         let (token, ran, guarded) =

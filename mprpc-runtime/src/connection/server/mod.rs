@@ -55,7 +55,7 @@ pub struct ServerSettings {
     pub max_calls: u32,
     /// Bytes of requests that are taken in and not yet answered, before more are left in the socket.
     pub max_input: usize,
-    /// Bytes that may wait to be written before requests are left in the socket.
+    /// Bytes that may wait to be written before requests are left in the socket and calls in the worker queue.
     pub max_output: usize,
     /// Bytes that all connections may hold together, before large requests are refused.
     pub memory: Arc<Quota>,
@@ -89,6 +89,8 @@ pub struct ServerConnection {
     skip: u64,
     /// The front of the inbox has to wait until a call ends or output is taken.
     blocked: bool,
+    /// Calls that wait for a worker have to wait until output is taken.
+    choked: bool,
     output: Output,
     /// Last byte in, last answer out, or the start.
     active: Instant,
@@ -162,6 +164,7 @@ impl ServerConnection {
             inbox: Inbox::default(),
             skip: 0,
             blocked: false,
+            choked: false,
             output: Output::default(),
             active: now,
             watch: Watch::default(),
@@ -193,9 +196,20 @@ impl ServerConnection {
     fn settle(&mut self, now: Instant) {
         self.settle_end(now);
         self.held.set(self.inbox.len() + self.output.len());
+        let choked = self.is_open() && !self.may_write();
+        if choked != self.choked {
+            self.choke(choked);
+        }
         let begun = !self.inbox.is_empty() || self.skip > 0;
-        let reading = self.is_open() && !self.blocked && !self.eof && self.may_write();
+        let reading = self.is_open() && !self.blocked && !self.eof && !choked;
         self.watch.look(begun && reading, &self.output, now);
+    }
+
+    /// Has the calls that wait for a worker wait on, or no longer. While they do there is output, which is taken
+    /// or ends the connection: either lets them go on.
+    fn choke(&mut self, choked: bool) {
+        self.choked = choked;
+        self.dispatch.hold(self.id.0, choked);
     }
 
     #[cfg(test)]
@@ -352,6 +366,15 @@ impl Connection for ServerConnection {
 
     fn reason(&self) -> Option<&str> {
         self.reason.as_ref().map(|reason| &***reason)
+    }
+}
+
+impl Drop for ServerConnection {
+    /// However it ended: its calls are cancelled, and have to find that out.
+    fn drop(&mut self) {
+        if self.choked {
+            self.choke(false);
+        }
     }
 }
 

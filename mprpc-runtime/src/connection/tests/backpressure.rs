@@ -107,6 +107,50 @@ fn posted_answers_stop_the_reading_too() {
     assert_eq!(server.conn.intent(), Intent::Open);
 }
 
+/// A server whose calls waiting for a worker are held, as the peer takes nothing.
+fn choked() -> Server {
+    let mut server = Server::mux();
+    server.feed(&laters(1..=4));
+    for _ in 0..3 {
+        assert!(server.handlers.holds().is_empty());
+        server.answer(0, &[1; 3900]);
+    }
+    assert_eq!(server.handlers.holds(), [true]);
+    server
+}
+
+#[test]
+fn calls_that_wait_for_a_worker_are_held_until_output_is_taken() {
+    let mut server = choked();
+    server.take(1000);
+    assert_eq!(server.handlers.holds(), [true], "still too much");
+    server.take(1000);
+    assert_eq!(server.handlers.holds(), [true, false]);
+    server.answer(0, &[1; 3900]);
+    assert_eq!(server.handlers.holds(), [true, false, true]);
+    server.output();
+    assert_eq!(server.handlers.holds(), [true, false, true, false]);
+}
+
+#[test]
+fn however_a_connection_ends_its_calls_are_not_held_and_cancelled_by_then() {
+    let ends: [fn(&mut Server); 4] = [
+        |server| server.advance(11 * SECOND), // request_timeout
+        |server| server.post(Command::Close("over")),
+        |server| server.conn.lost(&io::Error::other("reset"), server.now),
+        |_| {},
+    ];
+    for end in ends {
+        let mut server = choked();
+        let handlers = server.handlers.clone();
+        end(&mut server);
+        let cancelled = handlers.last().cancel.is_cancelled();
+        drop(server);
+        assert_eq!(handlers.holds(), [true, false]);
+        assert!(cancelled || handlers.held() == 1);
+    }
+}
+
 #[test]
 fn one_read_is_not_parsed_on_past_max_output() {
     let mut server = Server::mux_with(|s| s.max_calls = 1000);

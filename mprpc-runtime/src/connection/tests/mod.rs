@@ -61,6 +61,8 @@ struct Seen {
 struct Handlers {
     seen: Mutex<Vec<Seen>>,
     held: Mutex<Vec<Ticket>>,
+    /// Every word on whether calls that wait are to go on waiting.
+    holds: Mutex<Vec<bool>>,
 }
 
 impl Dispatch for Handlers {
@@ -103,6 +105,11 @@ impl Dispatch for Handlers {
             _ => call.ticket.fail(Status::unimplemented("no such method")),
         }
     }
+
+    fn hold(&self, client: u64, held: bool) {
+        assert_eq!(client, 3);
+        self.holds.lock().expect("holds").push(held);
+    }
 }
 
 impl Handlers {
@@ -121,6 +128,10 @@ impl Handlers {
     /// Takes the ticket of the nth call that is held.
     fn ticket(&self, n: usize) -> Ticket {
         self.held.lock().expect("held").remove(n)
+    }
+
+    fn holds(&self) -> Vec<bool> {
+        self.holds.lock().expect("holds").clone()
     }
 
     fn held(&self) -> usize {

@@ -64,8 +64,8 @@ pub(crate) fn slow_senders(stage: &Stage) -> Outcome {
 pub(crate) fn never_reader(stage: &Stage) -> Outcome {
     let provider = Provider::start(stage, "provider", &[("request_timeout", "60s")]);
     let mut watch = Watch::start(stage, &provider);
-    // Once it reads, as many answers as calls may be open on a connection are on their way.
-    watch.growth_mib = 80.0;
+    // Once it reads, handlers begin again, and are ahead of the reactor until that has their answers.
+    watch.growth_mib = 48.0;
     let mut outcome = Outcome::default();
     let mut peer = Peer::mux(provider.addr);
     let _ = peer.stream.set_write_timeout(Some(Duration::from_secs(1)));
@@ -92,8 +92,7 @@ pub(crate) fn never_reader(stage: &Stage) -> Outcome {
     outcome.check(mib <= 64.0, format!("{mib:.1} MiB taken in"));
     thread::sleep(stage.seconds(1, 3));
     let grown = watch.grown_kib() / 1024;
-    // What it has depends on how many calls the workers had before the output was full: not a matter for CI.
-    outcome.check(grown <= if stage.quick { 64 } else { 16 }, format!("{grown} MiB kept"));
+    outcome.check(grown <= 16, format!("{grown} MiB kept"));
     stage.say("it reads after all");
     let mut answered = 0;
     // The last request may be there in part only; it never gets an answer then.
