@@ -197,8 +197,8 @@ fn a_drain_with_a_stuck_handler_ends_in_time_with_an_account_and_a_status() {
     let stub = stub(&app, addr);
     let stuck = stub.with(CallOptions::new().timeout(LONG)).stick_start(&Nothing::new());
     let deferred = stub.with(CallOptions::new().timeout(LONG)).forget_start(&Nothing::new());
-    // One worker is stuck; the other has taken up what came before this.
-    assert!(stub.echo(&text()).is_ok());
+    // One worker is stuck; the other has taken up what came before this on the same connection.
+    assert!(stub.echo_start(&text()).wait().is_ok());
     let began = Instant::now();
     callee.terminate();
     let (status, lines) = callee.finish(LONG);
