@@ -164,7 +164,10 @@ const PROGRESS: Duration = Duration::from_secs(2);
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    };
 
     use super::*;
 
@@ -196,8 +199,12 @@ mod tests {
         good(stage)
     }
 
+    /// The end of a row ends all processes that were started, another test's, too.
+    static ALONE: Mutex<()> = Mutex::new(());
+
     #[test]
     fn a_row_passes_only_if_it_measured_what_is_wanted() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let long = Duration::from_secs(10);
         assert_eq!(one(&row("good", long, good), true).0, Verdict::Pass);
         assert_eq!(one(&row("bad", long, bad), true).0, Verdict::Missed);
@@ -211,6 +218,7 @@ mod tests {
 
     #[test]
     fn only_a_missed_figure_of_the_quick_form_is_measured_again() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         static RUNS: AtomicUsize = AtomicUsize::new(0);
         let second = |stage: &Stage| {
             if RUNS.fetch_add(1, Relaxed).is_multiple_of(2) { bad(stage) } else { good(stage) }
