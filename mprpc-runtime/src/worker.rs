@@ -221,22 +221,13 @@ const LONG_US: u64 = 50;
 
 #[cfg(test)]
 mod tests {
+    use crossbeam_channel::{Receiver, Sender};
+
     use super::*;
-    use std::time::Duration;
 
     #[test]
     fn jobs_beyond_the_limit_come_back() {
-        let (go, wait) = crossbeam_channel::bounded::<()>(0);
-        let (done, results) = crossbeam_channel::unbounded();
-        let pool = Pool::start("test", 1, 2, move |n: u32, _| {
-            wait.recv_timeout(Duration::from_secs(10)).unwrap();
-            done.send(n).unwrap();
-        })
-        .unwrap();
-        pool.submit(&mut jobs(1, 0..1), Instant::now());
-        while pool.queued() > 0 {
-            thread::yield_now();
-        }
+        let (pool, go, results) = busy(2);
         assert_eq!(pool.submit(&mut jobs(1, 1..5), Instant::now()).refused, [3, 4]);
         for n in 0..3 {
             go.send(()).unwrap();
@@ -247,17 +238,7 @@ mod tests {
 
     #[test]
     fn a_heavy_client_neither_delays_nor_displaces_a_light_one() {
-        let (go, wait) = crossbeam_channel::bounded::<()>(0);
-        let (done, results) = crossbeam_channel::unbounded();
-        let pool = Pool::start("test", 1, 10, move |n: u32, _| {
-            wait.recv_timeout(Duration::from_secs(10)).unwrap();
-            done.send(n).unwrap();
-        })
-        .unwrap();
-        pool.submit(&mut jobs(1, 0..1), Instant::now());
-        while pool.queued() > 0 {
-            thread::yield_now();
-        }
+        let (pool, go, results) = busy(10);
         let heavy = pool.submit(&mut jobs(1, 1..21), Instant::now());
         assert_eq!(heavy.refused, (11..21).collect::<Vec<_>>());
         // The queue is full: the newest of the heavy client's jobs give way, then shares are equal.
@@ -294,6 +275,22 @@ mod tests {
         assert_eq!(next(), 20);
         pool.hold(1); // too late to matter
         assert_eq!(pool.busy(), 0);
+    }
+
+    /// A pool of one worker, which has job 0; each job ends with a word to the second and tells the third.
+    fn busy(limit: usize) -> (Pool<u32>, Sender<()>, Receiver<u32>) {
+        let (go, wait) = crossbeam_channel::bounded(0);
+        let (done, results) = crossbeam_channel::unbounded();
+        let pool = Pool::start("test", 1, limit, move |n: u32, _| {
+            wait.recv_timeout(Duration::from_secs(10)).unwrap();
+            done.send(n).unwrap();
+        })
+        .unwrap();
+        pool.submit(&mut jobs(1, 0..1), Instant::now());
+        while pool.queued() > 0 {
+            thread::yield_now();
+        }
+        (pool, go, results)
     }
 
     fn jobs(client: u64, numbers: std::ops::Range<u32>) -> Vec<(u64, u32)> {
