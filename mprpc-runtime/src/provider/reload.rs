@@ -57,8 +57,10 @@ impl RunningProvider {
                     log::error!("reload: {error}");
                 }
             };
-            let thread = thread::Builder::new().name("mprpc-reload".into()).spawn(publish);
-            thread.map_err(|error| Error::Io("cannot publish anew".into(), error))?;
+            if let Err(error) = thread::Builder::new().name("mprpc-reload".into()).spawn(publish) {
+                // All else has taken effect: this is no failure of the whole.
+                log::error!("reload: cannot publish weight, zone and legacy anew: {error}");
+            }
         }
         drop(published);
         self.config = new;
