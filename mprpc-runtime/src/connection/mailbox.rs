@@ -12,7 +12,7 @@ use std::{
     ops::Range,
     sync::{
         Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
@@ -77,6 +77,8 @@ pub struct Mailbox {
     ended: AtomicU64,
     /// Calls that had no answer when the reactor stopped.
     cut: AtomicU64,
+    /// Bytes of the posts that wait, written under the lock.
+    waiting: AtomicUsize,
 }
 
 /// Posts taken out by the reactor, with the buffer that their bytes lie in.
@@ -102,8 +104,8 @@ impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
     /// to start while fewer than `max_posts` posts wait.
     pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let (begun, ended, cut) = Default::default();
-        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, cut }
+        let (begun, ended, cut, waiting) = Default::default();
+        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, cut, waiting }
     }
 
     /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has
@@ -177,6 +179,11 @@ impl Mailbox {
         self.cut.load(Ordering::Relaxed)
     }
 
+    /// Bytes of answers that the reactor has not taken yet.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
     /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
     pub fn lend(&self, conn: ConnId, above: u64) {
         self.lock().lent = Some((conn, above));
@@ -206,6 +213,7 @@ impl Mailbox {
         let any = !inner.posts.list.is_empty();
         if any {
             std::mem::swap(&mut inner.posts, posts);
+            self.waiting.store(0, Ordering::Relaxed);
         }
         inner.asleep = sleep && !any;
         any
@@ -213,9 +221,8 @@ impl Mailbox {
 
     /// Takes no more posts, and swaps those that wait into `posts`, which must be empty.
     pub fn close(&self, posts: &mut Posts) {
-        let mut inner = self.lock();
-        inner.closed = true;
-        std::mem::swap(&mut inner.posts, posts);
+        self.lock().closed = true;
+        self.take(posts, false);
     }
 
     /// Wakes the reactor if it sleeps.
@@ -224,9 +231,9 @@ impl Mailbox {
     }
 
     fn release(&self, mut inner: MutexGuard<'_, Inner>) {
-        let wake = std::mem::take(&mut inner.asleep);
-        drop(inner);
-        if wake {
+        self.waiting.store(inner.posts.bytes.len(), Ordering::Relaxed);
+        if std::mem::take(&mut inner.asleep) {
+            drop(inner);
             (self.wake)();
         }
     }

@@ -7,7 +7,8 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::{
@@ -44,9 +45,10 @@ impl Server {
         interceptors: Vec<Arc<dyn ServerInterceptor>>,
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Result<Self, Error> {
-        let workers =
-            worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, Job::run)
-                .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
+        let reactors = mailboxes.clone();
+        let run = move |job: Job, now| job.run(wait_for(&reactors, now));
+        let workers = worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, run)
+            .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
         let dispatcher = Dispatcher {
             watch: Arc::new(Watch::start(table.paths(), settings.slow_handler)?),
             table,
@@ -279,6 +281,17 @@ impl Job {
     }
 }
 
+/// Lets the reactors catch up with the answers given so far before another call begins: among those may
+/// be more than a peer takes, and then the call has to wait. Gives the time, which was `now`.
+fn wait_for(reactors: &[Arc<Mailbox>], now: Instant) -> Instant {
+    let behind = || reactors.iter().any(|mailbox| mailbox.waiting() > BACKLOG);
+    if !behind() {
+        return now;
+    }
+    (0..MAX_PAUSES).take_while(|_| behind()).for_each(|_| thread::sleep(PAUSE));
+    Instant::now()
+}
+
 /// Runs a handler. Its panic is the end of its call and of nothing else.
 fn handle(service: &dyn Service, index: usize, call: ServerCall<'_>) {
     if catch_unwind(AssertUnwindSafe(|| service.call_method(index, call))).is_err() {
@@ -317,5 +330,35 @@ fn server_settings(settings: &Settings, instance: u64, memory: &Arc<Quota>) -> S
     }
 }
 
+/// Bytes of answers that a reactor may have waiting before workers begin another call.
+const BACKLOG: usize = 4 << 20;
+/// How long they look away each time, and how often: a reactor that is stuck does not stop them.
+const PAUSE: Duration = Duration::from_micros(100);
+const MAX_PAUSES: u32 = 200;
 /// Calls that are gathered before the workers get them, though the turn has not ended.
 const GATHER: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::connection::mailbox::Posts;
+
+    fn with_answer(bytes: usize) -> Arc<Mailbox> {
+        let mailbox = Arc::new(Mailbox::new(1, || ()));
+        mailbox.answer(ConnId(1), 1, false, |out| out.resize(bytes, 0));
+        mailbox
+    }
+
+    #[test]
+    fn workers_wait_for_a_reactor_that_is_behind_but_not_for_one_that_is_stuck() {
+        let long_ago = Instant::now();
+        thread::sleep(PAUSE);
+        assert_eq!(wait_for(&[with_answer(BACKLOG)], long_ago), long_ago, "as much as may wait");
+
+        let stuck = with_answer(BACKLOG + 1);
+        assert!(wait_for(&[with_answer(0), stuck.clone()], long_ago) >= long_ago + PAUSE * MAX_PAUSES);
+
+        stuck.take(&mut Posts::default(), false);
+        assert_eq!(wait_for(&[stuck], long_ago), long_ago, "it has caught up");
+    }
+}
