@@ -225,7 +225,7 @@ fn secrets_are_neither_described_nor_debugged_nor_in_errors() {
 
 #[test]
 fn the_description_is_a_file_of_the_same_settings() {
-    let config = parse("max_body = 8M\nzkIp = h:1\nlegacy = off\npeers = 127.0.0.1:5\n");
+    let config = parse("max_body = 8M\nzkIp = h:1\nlegacy = off\npeers = 127.0.0.1:5\nlog_dir =#1\n");
     let lines = config.describe();
     let again = parse(&lines.join("\n"));
     assert_eq!(format!("{:?}", again.settings()), format!("{:?}", config.settings()));

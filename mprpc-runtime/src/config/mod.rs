@@ -208,7 +208,8 @@ impl MprpcConfig {
                 Some(given) => given.to_owned(),
                 None => (key.default)(),
             };
-            format!("{} = {value} #{}", key.names[0], key.meaning)
+            let blank = if value.starts_with('#') { "" } else { " " }; // behind a blank it starts a comment
+            format!("{} ={blank}{value} #{}", key.names[0], key.meaning)
         };
         KEYS.iter().map(line).collect()
     }
