@@ -33,11 +33,15 @@ trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-if [ "${1:-}" = calls ] && ! command -v ip >/dev/null; then # for a network that swallows packets
-    as=()
+install() {
+    local as=()
     [ "$(id -u)" = 0 ] || as=(sudo -n)
-    "${as[@]}" apt-get -qq update && "${as[@]}" apt-get -qq install -y --no-install-recommends iproute2 || exit 1
-fi
+    "${as[@]}" apt-get -qq update && "${as[@]}" apt-get -qq install -y --no-install-recommends "$1" || exit 1
+}
+case ${1:-} in
+calls) command -v ip >/dev/null || install iproute2 ;; # for a network that swallows packets
+server) compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || install libfaketime ;; # for a clock that jumps
+esac
 # The full form measures what users run; the quick one takes what the tests have built already.
 profile=release
 [[ " $* " != *" --quick "* ]] || profile=dev

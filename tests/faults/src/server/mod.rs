@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::row::Row;
 
+mod clock;
 mod crowds;
 mod descriptors;
 mod disk;
@@ -105,6 +106,12 @@ pub(crate) const ROWS: &[Row] = &[
         wanted: "SIGTERM with a stuck handler: over within drain_timeout + 0.5 s; a second signal: 0.2 s",
         limit: Duration::from_secs(60),
         run: handlers::stuck_drain,
+    },
+    Row {
+        name: "log-clock",
+        wanted: "the clock jumps 5 times, over midnight too: every call answered within 1 s, each record once, in order, in its day's file",
+        limit: Duration::from_secs(90),
+        run: clock::jumps,
     },
     Row {
         name: "log-disk",

@@ -24,8 +24,9 @@ use crate::{row::Outcome, stage::Stage};
 /// A handler that sleeps 2 ms, 8 workers, 20,000 calls a second whatever comes back.
 pub(crate) fn open_loop(stage: &Stage) -> Outcome {
     let group = Group::make(MEMORY);
-    let dir = group.as_ref().map_or("", |group| group.0.to_str().unwrap_or_default());
-    let provider = Provider::start(stage, "provider", &[("worker_threads", "8"), ("faults_cgroup", dir)]);
+    let by = group.as_ref().map_or(Vec::new(), Group::enter);
+    let by: Vec<_> = by.iter().map(String::as_str).collect();
+    let provider = Provider::start_by(stage, &by, "provider", &[("worker_threads", "8")]);
     let mut outcome = Outcome::default();
     stage.say("capacity: as many calls at once as workers, twice");
     let before = capacity(provider.addr, stage.seconds(1, 3));
@@ -158,6 +159,12 @@ impl Group {
             fs::write(dir.join("memory.limit_in_bytes"), bytes.to_string())
         };
         make().map(|()| Self(dir.clone())).map_err(|error: std::io::Error| error.to_string())
+    }
+
+    /// What starts a program that is in the group from its first page on.
+    fn enter(&self) -> Vec<String> {
+        let join = format!("echo $$ >{}/cgroup.procs && exec \"$@\"", self.0.display());
+        ["sh".into(), "-c".into(), join, "sh".into()].into()
     }
 
     /// The most that was used, in MiB. Page cache counts.

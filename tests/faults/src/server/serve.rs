@@ -1,12 +1,7 @@
 //! The provider of this group: `echo.proto` as the tests have it. With `faults_log = on` each echo writes
-//! a numbered line into the log; `faults_cgroup` is a cgroup's directory to move into.
+//! a numbered line into the log.
 
-use std::{
-    fs,
-    path::Path,
-    process::id,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use mprpc_runtime::{Controller, Error, MprpcApplication, RpcProvider, Status};
 use mprpc_tests::{
@@ -19,9 +14,6 @@ use mprpc_tests::{
 
 /// Serves until it is told to end.
 pub(crate) fn serve(app: MprpcApplication) -> Result<(), Error> {
-    if let Some(dir) = app.config().get("faults_cgroup").filter(|dir| !dir.is_empty()) {
-        fs::write(Path::new(dir).join("cgroup.procs"), id().to_string()).map_err(Error::other)?;
-    }
     let mut provider = RpcProvider::new(&app);
     let logs = app.config().get("faults_log") == Some("on");
     let service = Served { echo: Echo::default(), logs, next: AtomicU64::new(0) };

@@ -29,7 +29,12 @@ impl Provider {
     /// # Panics
     /// It does not start.
     pub(crate) fn start(stage: &Stage, name: &str, settings: &[(&str, &str)]) -> Self {
-        let mut process = stage.role("serve", name, settings);
+        Self::start_by(stage, &[], name, settings)
+    }
+
+    /// The same, by a program that becomes ours.
+    pub(crate) fn start_by(stage: &Stage, by: &[&str], name: &str, settings: &[(&str, &str)]) -> Self {
+        let mut process = stage.role_by(by, "serve", name, settings);
         let line = process.wait_line("RpcProvider start service at", Duration::from_secs(20));
         Self { addr: address_in(&line), process }
     }
