@@ -62,14 +62,14 @@ pub(crate) fn service(name: &str) -> String {
     let camel = name.starts_with(|c: char| c.is_ascii_uppercase()) && !name.contains('_');
     let name = if camel { name.to_owned() } else { name.to_upper_camel_case() };
     match name.strip_suffix("Rpc") {
-        Some(_) => name,
-        None => format!("{name}Rpc"),
+        Some(_) => legal(name),
+        None => legal(format!("{name}Rpc")),
     }
 }
 
 /// The static that describes the service of this trait.
 pub(crate) fn constant(service: &str) -> String {
-    service.to_shouty_snake_case()
+    legal(service.to_shouty_snake_case())
 }
 
 /// The functions that one method becomes, on both sides.
@@ -106,9 +106,12 @@ pub(crate) fn methods(wire_names: &[&str]) -> Vec<MethodNames> {
         .collect()
 }
 
-/// Snake case; a name without letters, such as `_1`, keeps an underscore in front.
 fn base(wire_name: &str) -> String {
-    let name = wire_name.to_snake_case();
+    legal(wire_name.to_snake_case())
+}
+
+/// A name that lost its underscore in front of a digit, as `_1` does in every other spelling, gets it back.
+fn legal(name: String) -> String {
     if is_identifier(&name) { name } else { format!("_{name}") }
 }
 
@@ -177,6 +180,8 @@ mod tests {
         let names = ["UserServiceRpc", "Greeter", "snake_case", "lower", "HTTPGate"].map(service);
         assert_eq!(names, ["UserServiceRpc", "GreeterRpc", "SnakeCaseRpc", "LowerRpc", "HTTPGateRpc"]);
         assert_eq!(constant("UserServiceRpc"), "USER_SERVICE_RPC");
+        assert_eq!(service("_2nd"), "_2ndRpc");
+        assert_eq!(constant("_2ndRpc"), "_2ND_RPC");
     }
 
     #[test]
