@@ -38,7 +38,9 @@ fn copy(from: &Path, to: &Path) {
     // Its unit tests stay at home.
     let text = text.replace("#[cfg(test)]", "#[cfg(any())]");
     let text = match &*name {
-        "worker.rs" | "mailbox.rs" | "cancel.rs" => text.replace("use std::", "use crate::modelled::"),
+        "worker.rs" | "mailbox.rs" | "cancel.rs" | "quota.rs" => {
+            text.replace("use std::", "use crate::modelled::")
+        }
         _ => text,
     };
     fs::write(to, text).expect("OUT_DIR can be written");

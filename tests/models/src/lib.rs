@@ -1,5 +1,5 @@
-//! The mailbox, the worker pool and the cancel token of mprpc-runtime under shuttle, which runs
-//! them one step at a time, in many orders. `tests/` has the models; `build.rs` makes the copy.
+//! The mailbox, the worker pool, the quotas and the cancel token of mprpc-runtime under shuttle, which
+//! runs them one step at a time, in many orders, and connections between them. `tests/` has the models; `build.rs` makes the copy.
 //!
 //! Shuttle knows no time and no memory orderings: nothing times out, all atomics are sequential.
 #![allow(dead_code, clippy::all, reason = "a part of the runtime, copied: its own crate is linted")]
