@@ -151,7 +151,9 @@ pub(crate) fn ten_thousand(stage: &Stage) -> Outcome {
         let mut answered = |peer: &mut Peer| {
             let answer = peer.answer(LIMIT * 4);
             let served = answer.as_ref().is_ok_and(|frame| frame.code == 0);
-            refused = refused.take().or((!served).then_some(answer));
+            if !served {
+                refused = Some(answer);
+            }
             served
         };
         let served = peers.iter_mut().map(&mut answered).filter(|served| *served).count();
