@@ -10,9 +10,12 @@ use std::{
 };
 
 use mprpc_models::{
-    connection::{Quota, Share},
+    connection::{ConnId, Mailbox, Quota, ReplyExtras, Share, Ticket},
+    status::Status,
+    wire::Wire,
     worker::Pool,
 };
+use protobuf::well_known_types::wrappers::BytesValue;
 use shuttle::{check_pct, check_random, thread};
 
 fn check(model: impl Fn() + Send + Sync + Clone + 'static) {
@@ -61,6 +64,34 @@ fn give_back(way: usize, share: Share) {
             assert!(catch_unwind(AssertUnwindSafe(handler)).is_err());
         }
     }
+}
+
+/// A cap of its method and memory for its request, kept from the start to the answer, whatever that is.
+#[test]
+fn a_call_keeps_its_permits_until_it_is_answered_from_anywhere() {
+    check(|| {
+        let (memory, cap) = (Quota::new(100), Quota::new(3));
+        let mailbox = Arc::new(Mailbox::new(10, || ()));
+        mailbox.begin(3);
+        let handlers: Vec<_> = (1..=3)
+            .map(|call| {
+                let mut ticket = Ticket::new(mailbox.clone(), ConnId(1), call, Wire::Mux, 100);
+                ticket.hold(memory.hold(7));
+                ticket.hold(cap.take(1).expect("one for each"));
+                thread::spawn(move || match call {
+                    1 => _ = ticket.answer(&BytesValue::new(), &ReplyExtras::default()),
+                    2 => ticket.fail(Status::internal("a failure")),
+                    _ => drop(ticket),
+                })
+            })
+            .collect();
+        handlers.into_iter().for_each(|handler| handler.join().expect("no panic"));
+        assert_eq!((mailbox.open_calls(), memory.used(), cap.used()), (0, 0, 0));
+        let mut late = Ticket::new(mailbox, ConnId(1), 4, Wire::Mux, 100);
+        late.hold(memory.hold(7));
+        late.hold(cap.take(1).expect("all are back"));
+        assert_eq!((memory.used(), cap.used()), (7, 1), "the second does not take the first one's place");
+    });
 }
 
 /// As jobs hold them: some run, some find the queue full, some wait when the pool stops.
