@@ -179,6 +179,8 @@ fn a_slow_handler_and_one_that_blocks_its_reactor_are_named() {
     let app = MprpcApplication::from_file(config).unwrap();
     let stub = stub(&app, addr);
     stub.sleep(&nap(400)).unwrap();
+    // Long enough for the watchdog to sleep: a handler that blocks its reactor has to wake it before.
+    thread::sleep(Duration::from_millis(500));
     stub.block(&nap(400)).unwrap();
     until("the log names both", || {
         log = read_log(&dir);

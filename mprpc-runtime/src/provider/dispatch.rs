@@ -153,7 +153,6 @@ impl Dispatcher {
 
     /// Hands the calls gathered in a turn to the workers. Gives the time at which to do so again.
     fn end_turn(&self, now: Instant) -> Option<Instant> {
-        self.watch.wake();
         let full = self.open() >= self.max_total_calls.load(Ordering::Relaxed);
         if full != self.full.load(Ordering::Relaxed) {
             self.full.store(full, Ordering::Relaxed);

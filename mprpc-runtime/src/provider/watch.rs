@@ -91,6 +91,7 @@ impl Watch {
                 place.get_or_init(|| Place { seat: self.shared.seat(inline), since: Cell::new(epoch) });
             if since.replace(now) != now {
                 seat.since.store(nanos(now.saturating_duration_since(epoch)), Ordering::Relaxed);
+                self.wake();
             }
             seat.running.store(number + 1, Ordering::Release);
         });
@@ -105,8 +106,8 @@ impl Watch {
         });
     }
 
-    /// Something happens: the watchdog is to look, if it sleeps.
-    pub(super) fn wake(&self) {
+    /// Something begins: the watchdog is to look, if it sleeps.
+    fn wake(&self) {
         if self.shared.asleep.load(Ordering::Relaxed) {
             self.shared.asleep.store(false, Ordering::Relaxed);
             self.thread.unpark();
@@ -133,14 +134,10 @@ impl Shared {
     fn run(&self) {
         let mut seen = Vec::new();
         while !self.stopping.load(Ordering::Relaxed) {
-            if self.look(&mut seen) {
-                thread::park_timeout(TICK);
-            } else {
-                // A wake-up that comes between the look and this is made up for by the time limit.
-                self.asleep.store(true, Ordering::Relaxed);
-                thread::park_timeout(SLEEP);
-                self.asleep.store(false, Ordering::Relaxed);
-            }
+            let active = self.look(&mut seen);
+            // What began between the look and this woke nobody: there is one more look before the long sleep.
+            let was_asleep = self.asleep.swap(!active, Ordering::Relaxed);
+            thread::park_timeout(if !active && was_asleep { SLEEP } else { TICK });
         }
     }
 
