@@ -70,8 +70,8 @@ NEVER = [
 BUDGETS = """
 status 125  error 130
 wire 680  balance 500
-connection 2670
-reactor 1100  registry 2050  logger 400  config 500
+connection 2700
+reactor 1100  registry 2020  logger 400  config 500
 descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 140  lanes 130  worker 190  stub 160  stages 100
 application 180
 provider 800  channel 1250  inprocess 140  fault_plan 180

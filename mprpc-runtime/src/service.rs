@@ -84,6 +84,11 @@ impl<'a> ServerCall<'a> {
         }
     }
 
+    /// Bytes of other answers that its reactor has to take up before this call's.
+    pub(crate) fn backlog(&self) -> usize {
+        self.ticket.backlog()
+    }
+
     /// What is known of the call beside its message.
     pub fn controller(&self) -> &Controller {
         &self.controller

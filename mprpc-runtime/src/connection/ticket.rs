@@ -94,6 +94,15 @@ impl Ticket {
         }
     }
 
+    /// Bytes of other answers that have to be taken up before this call's.
+    pub fn backlog(&self) -> usize {
+        match &self.route {
+            Some(Route::Connection { mailbox, .. }) => mailbox.waiting(),
+            Some(Route::Watched(watched)) => watched.0.backlog(),
+            _ => 0,
+        }
+    }
+
     /// Answers with a message. Returns its size in bytes.
     pub fn answer(mut self, message: &dyn MessageDyn, extras: &ReplyExtras) -> u64 {
         let size = message.compute_size_dyn();

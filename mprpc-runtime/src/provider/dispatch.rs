@@ -45,9 +45,8 @@ impl Server {
         interceptors: Vec<Arc<dyn ServerInterceptor>>,
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Result<Self, Error> {
-        let reactors = mailboxes.clone();
-        let run = move |job: Job, now| job.run(wait_for(&reactors, now));
-        let workers = worker::Pool::start("mprpc-worker", settings.worker_threads, settings.max_queue, run)
+        let (threads, limit) = (settings.worker_threads, settings.max_queue);
+        let workers = worker::Pool::start("mprpc-worker", threads, limit, Job::run)
             .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
         let dispatcher = Dispatcher {
             watch: Arc::new(Watch::start(table.paths(), settings.slow_handler)?),
@@ -260,6 +259,7 @@ impl Dispatch for Dispatcher {
 impl Job {
     fn run(mut self, now: Instant) {
         let Some(mut call) = self.call.take() else { return };
+        let now = catch_up(now, || call.backlog());
         call.begins(now);
         let controller = call.controller();
         if controller.is_canceled() {
@@ -280,14 +280,13 @@ impl Job {
     }
 }
 
-/// Lets the reactors catch up with the answers given so far before another call begins: among those may
-/// be more than a peer takes, and then the call has to wait. Gives the time, which was `now`.
-fn wait_for(reactors: &[Arc<Mailbox>], now: Instant) -> Instant {
-    let behind = || reactors.iter().any(|mailbox| mailbox.waiting() > BACKLOG);
-    if !behind() {
+/// Lets the reactor of a call catch up with the answers given so far, of which `backlog` says the bytes: among
+/// those may be more than the peer takes, and then the call has to wait. Gives the time, which was `now`.
+fn catch_up(now: Instant, backlog: impl Fn() -> usize) -> Instant {
+    if backlog() <= BACKLOG {
         return now;
     }
-    (0..MAX_PAUSES).take_while(|_| behind()).for_each(|_| thread::sleep(PAUSE));
+    (0..MAX_PAUSES).take_while(|_| backlog() > BACKLOG).for_each(|_| thread::sleep(PAUSE));
     Instant::now()
 }
 
@@ -329,7 +328,7 @@ fn server_settings(settings: &Settings, instance: u64, memory: &Arc<Quota>) -> S
     }
 }
 
-/// Bytes of answers that a reactor may have waiting before workers begin another call.
+/// Bytes of answers that a reactor may have waiting before a worker begins another of its calls.
 const BACKLOG: usize = 4 << 20;
 /// How long they look away each time, and how often: a reactor that is stuck does not stop them.
 const PAUSE: Duration = Duration::from_micros(100);
@@ -339,25 +338,22 @@ const GATHER: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::connection::mailbox::Posts;
+    use std::cell::Cell;
 
-    fn with_answer(bytes: usize) -> Arc<Mailbox> {
-        let mailbox = Arc::new(Mailbox::new(1, || ()));
-        mailbox.answer(ConnId(1), 1, false, |out| out.resize(bytes, 0));
-        mailbox
-    }
+    use super::*;
 
     #[test]
     fn workers_wait_for_a_reactor_that_is_behind_but_not_for_one_that_is_stuck() {
-        let long_ago = Instant::now();
-        thread::sleep(PAUSE);
-        assert_eq!(wait_for(&[with_answer(BACKLOG)], long_ago), long_ago, "as much as may wait");
+        let now = Instant::now();
+        assert_eq!(catch_up(now, || BACKLOG), now, "as much as may wait");
+        assert!(catch_up(now, || BACKLOG + 1) >= now + PAUSE * MAX_PAUSES, "it is stuck");
 
-        let stuck = with_answer(BACKLOG + 1);
-        assert!(wait_for(&[with_answer(0), stuck.clone()], long_ago) >= long_ago + PAUSE * MAX_PAUSES);
-
-        stuck.take(&mut Posts::default(), false);
-        assert_eq!(wait_for(&[stuck], long_ago), long_ago, "it has caught up");
+        let looks = Cell::new(0);
+        let taken_up_soon = || {
+            looks.set(looks.get() + 1);
+            if looks.get() < 4 { BACKLOG + 1 } else { 0 }
+        };
+        assert!(catch_up(now, taken_up_soon) >= now + PAUSE * 2, "a new time, after the pauses");
+        assert_eq!(looks.get(), 4);
     }
 }
