@@ -1,7 +1,5 @@
 //! SIGHUP: the configuration is read again, and what can change while the provider serves does.
 
-use std::thread;
-
 use super::{RunningProvider, room_for};
 use crate::{application::mirror, error::Error};
 
@@ -50,14 +48,8 @@ impl RunningProvider {
             if changed(&["zone"]) {
                 publication.zone.clone_from(&settings.zone);
             }
-            let publication = publication.clone();
-            // May wait for ZooKeeper, and signals are not to wait for that.
-            let publish = move || {
-                if let Err(error) = registry.publish(publication) {
-                    log::error!("reload: {error}");
-                }
-            };
-            if let Err(error) = thread::Builder::new().name("mprpc-reload".into()).spawn(publish) {
+            // Here and without waiting: what is published later is to stay, and signals are not to wait.
+            if let Err(error) = registry.republish(publication.clone()) {
                 // All else has taken effect: this is no failure of the whole.
                 log::error!("reload: cannot publish weight, zone and legacy anew: {error}");
             }

@@ -106,6 +106,15 @@ pub trait Registry: Send + Sync {
     /// that failed, such as because another process holds the address.
     fn publish(&self, publication: Publication) -> Result<(), Error>;
 
+    /// Publishes in the place of what stands at the address, without waiting for an attempt if the registry
+    /// can do so. Of several the last one stands, and what `drain` and `withdraw` say later holds.
+    ///
+    /// # Errors
+    /// As `publish`, as far as they are known by then.
+    fn republish(&self, publication: Publication) -> Result<(), Error> {
+        self.publish(publication)
+    }
+
     /// Changes what C++ callers are to find, at once. Nothing where they do not look.
     fn set_mirror(&self, _mirror: MirrorPolicy) {}
 

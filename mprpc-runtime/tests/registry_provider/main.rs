@@ -8,7 +8,7 @@ mod echo;
 mod support;
 
 use echo::*;
-use mprpc_runtime::{MprpcChannel, RpcProvider, Stub, registry::MirrorPolicy};
+use mprpc_runtime::{MprpcApplication, MprpcChannel, RpcProvider, Stub, registry::MirrorPolicy};
 use support::*;
 
 const DIR: &str = "/mprpc/services/demo.EchoRpc/instances";
@@ -48,6 +48,38 @@ fn weight_and_zone_change_at_run_time_and_absurd_ones_are_refused() {
     assert!(absurd.start().is_err());
     drop(running);
     assert_eq!(corner.zk.get_children(DIR, false).unwrap(), [""; 0]);
+}
+
+#[test]
+fn what_comes_after_a_reload_is_what_stays_published() {
+    let Some(server) = server() else { return };
+    let corner = Corner::of(&server);
+    let file = std::env::temp_dir().join(format!("mprpc-reload-{:016x}.conf", random()));
+    let write = |weight: u32| {
+        let zookeeper = format!("zookeeperip = {server}{}", corner.chroot);
+        std::fs::write(&file, format!("{zookeeper}\nlog_level = off\nweight = {weight}\n")).unwrap();
+    };
+    write(1);
+    let app = MprpcApplication::from_file(&file).unwrap();
+    let mut running = serve(&app, "a");
+    let path = format!("{DIR}/{}", running.addr());
+    for round in 1..=5 {
+        write(round * 10);
+        running.reload().unwrap();
+        running.set_weight(round * 10 + 1).unwrap();
+        std::thread::sleep(ms(100));
+        let text = corner.text(&path).unwrap();
+        assert!(text.contains(&format!("weight={}\n", round * 10 + 1)), "round {round}: {text}");
+    }
+    write(60);
+    running.reload().unwrap();
+    eventually(ms(2000), "published", || corner.text(&path).unwrap().contains("weight=60\n"));
+    write(70);
+    running.reload().unwrap();
+    running.stop().unwrap();
+    std::thread::sleep(ms(300));
+    assert_eq!(corner.text(&path), None, "what was taken away does not come back");
+    std::fs::remove_file(file).unwrap();
 }
 
 #[test]

@@ -210,10 +210,9 @@ impl ZooKeeperRegistry {
         let _ = self.inbox.try_send(Message::Desk); // full: the keeper looks at the desk anyway
         change
     }
-}
 
-impl Registry for ZooKeeperRegistry {
-    fn publish(&self, publication: Publication) -> Result<(), Error> {
+    /// Has the publication carried out from now on; gives the number of that change.
+    fn want(&self, publication: Publication) -> Result<u64, Error> {
         let addr = publication.addr;
         publication.check()?;
         publication.services.iter().try_for_each(nodes::check_names)?;
@@ -224,12 +223,22 @@ impl Registry for ZooKeeperRegistry {
         if publication.legacy && nodes::mirror_text(addr).is_none() {
             log::warn!("C++ callers know IPv4 only and will not find {addr}");
         }
-        let change = self.change(|wanted| {
+        Ok(self.change(|wanted| {
             wanted.forget(addr);
             wanted.publications.push(publication);
-        });
+        }))
+    }
+}
+
+impl Registry for ZooKeeperRegistry {
+    fn publish(&self, publication: Publication) -> Result<(), Error> {
+        let change = self.want(publication)?;
         let tried = self.shared.tried(change, Instant::now() + FIRST_ATTEMPT);
         if self.options.require { tried } else { Ok(()) }
+    }
+
+    fn republish(&self, publication: Publication) -> Result<(), Error> {
+        self.want(publication).map(drop)
     }
 
     fn set_mirror(&self, mirror: MirrorPolicy) {
