@@ -285,6 +285,8 @@ impl Connection for ServerConnection {
     }
 
     fn lost(&mut self, _error: &io::Error, _now: Instant) {
+        // After a panic the mailbox was not told of those that will answer there all the same.
+        self.mailbox.begin(std::mem::take(&mut self.begun));
         self.cancel_all();
         self.phase = Phase::Closed;
     }

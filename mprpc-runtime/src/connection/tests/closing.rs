@@ -1,5 +1,7 @@
 //! DESIGN 4.3, "Closing": GoAway, FIN, what is still read, and who is told that nothing ran.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use super::*;
 use crate::Ran;
 
@@ -335,4 +337,21 @@ fn nothing_happens_after_the_end() {
     client.advance(1000 * SECOND);
     assert!(client.output().is_empty() && client.conn.next_timeout().is_none());
     assert_eq!(client.conn.intent(), Intent::Close);
+}
+
+#[test]
+fn calls_that_began_in_a_turn_that_panicked_are_counted_until_they_end() {
+    let mut server = Server::mux();
+    let calls = [request(1, "Later", b""), request(2, "Later", b""), request(3, "Panic", b"")].concat();
+    assert!(catch_unwind(AssertUnwindSafe(|| server.feed(&calls))).is_err());
+    // As the reactor does.
+    server.mailbox.reclaim(&mut Vec::new(), |_, _| {});
+    server.conn.lost(&io::Error::other("a panic in the connection"), server.now);
+    assert_eq!(server.mailbox.open_calls(), 2, "two handlers run");
+    server.answer(1, b"");
+    assert_eq!(server.mailbox.open_calls(), 1);
+    server.answer(0, b"");
+    assert_eq!((server.mailbox.open_calls(), server.mailbox.ended()), (0, 3));
+    server.mailbox.begin(1);
+    assert_eq!(server.mailbox.open_calls(), 1, "those of other connections are not hidden");
 }

@@ -95,6 +95,7 @@ impl Dispatch for Handlers {
             }
             "Later" => self.held.lock().expect("held").push(call.ticket),
             "Drop" => drop(call.ticket),
+            "Panic" => panic!("planted"),
             "Tie" => {
                 // Ties the fate of a held call to this one's token.
                 let other = self.ticket(0);
