@@ -11,7 +11,7 @@ use std::{
 };
 
 use mprpc_runtime::{
-    CallOptions, Code, Error, MprpcApplication, MprpcChannel, RpcProvider,
+    CallOptions, Code, Error, MprpcApplication, MprpcChannel, RpcProvider, RunningProvider,
     wire::mux::{END, Hello, Kind, RequestMeta, finish_frame, start_frame},
 };
 use mprpc_tests::{
@@ -210,6 +210,40 @@ fn a_drain_with_a_stuck_handler_ends_in_time_with_an_account_and_a_status() {
     let log = read_log(&dir);
     let account = log.lines().find(|line| line.contains("drained: ")).expect("an account");
     assert!(account.contains(" 2 cut, "), "{account}");
+}
+
+#[test]
+fn a_drain_counts_every_call_that_it_cuts_whoever_has_it() {
+    let limited = app(&[("drain_timeout", "500ms"), ("io_threads", "1"), ("worker_threads", "2")]);
+    let patient = CallOptions::new().timeout(LONG);
+    let cut = |provider: RunningProvider| provider.stop().unwrap_err().to_string();
+
+    let (provider, echo) = serve(&limited);
+    let leaver = app(&[]);
+    let left = stub(&leaver, provider.addr()).with(patient.clone()).stick_start(&Nothing::new());
+    until("it runs", || echo.ran.load(Ordering::SeqCst) == 1);
+    drop((left, leaver));
+    let other = stub(&limited, provider.addr()).with(patient.clone());
+    let _held = [other.forget_start(&Nothing::new()), other.forget_start(&Nothing::new())];
+    until("all run", || echo.ran.load(Ordering::SeqCst) == 3);
+    let error = cut(provider);
+    assert!(
+        error.starts_with("3 calls were cut"),
+        "one whose caller has left, and two without an answer: {error}"
+    );
+
+    let (provider, echo) = serve(&limited);
+    let stub = stub(&limited, provider.addr()).with(patient);
+    let _held = stub.forget_start(&Nothing::new());
+    until("one runs", || echo.ran.load(Ordering::SeqCst) == 1);
+    let _blocked = stub.block_start(&nap(4000));
+    let hasty = CallOptions::new().timeout(Duration::from_millis(50));
+    until("blocked", || stub.with(hasty.clone()).echo_inline(&text()).is_err());
+    let error = cut(provider);
+    assert!(
+        error.starts_with("2 calls were cut"),
+        "one that blocks its reactor, and one that was there: {error}"
+    );
 }
 
 #[test]

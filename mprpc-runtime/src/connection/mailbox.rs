@@ -75,10 +75,17 @@ pub struct Mailbox {
     /// under the lock, which is there anyhow.
     begun: AtomicU64,
     ended: AtomicU64,
-    /// Calls that had no answer when the reactor stopped.
-    cut: AtomicU64,
     /// Bytes of the posts that wait, written under the lock.
     waiting: AtomicUsize,
+}
+
+/// What became of the calls that were begun here. Each is one or the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Account {
+    /// Calls whose answer the reactor has taken up.
+    pub finished: u64,
+    /// Calls that have no answer, and those whose answer waits.
+    pub open: u64,
 }
 
 /// Posts taken out by the reactor, with the buffer that their bytes lie in.
@@ -92,7 +99,8 @@ pub struct Posts {
 struct Inner {
     posts: Posts,
     asleep: bool,
-    closed: bool,
+    /// The account as of then.
+    closed: Option<Account>,
     /// The connection whose bytes the reactor is handling: calls with ids above the given one were
     /// begun in this turn and answer into `answers`.
     lent: Option<(ConnId, u64)>,
@@ -104,15 +112,15 @@ impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
     /// to start while fewer than `max_posts` posts wait.
     pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let (begun, ended, cut, waiting) = Default::default();
-        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, cut, waiting }
+        let (begun, ended, waiting) = Default::default();
+        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, waiting }
     }
 
     /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has
     /// stopped, a call to start ends here and now.
     pub fn post(&self, conn: ConnId, command: Command, write: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
-        if inner.closed {
+        if inner.closed.is_some() {
             drop(inner);
             return command.undeliverable();
         }
@@ -126,7 +134,7 @@ impl Mailbox {
     /// Gives `command` back, unposted, if too many posts wait already or the reactor has stopped.
     pub fn try_post(&self, conn: ConnId, command: Command) -> Result<(), Command> {
         let mut inner = self.lock();
-        if inner.closed || inner.posts.list.len() >= self.max_posts {
+        if inner.closed.is_some() || inner.posts.list.len() >= self.max_posts {
             return Err(command);
         }
         inner.push(conn, command, |_| ());
@@ -138,18 +146,21 @@ impl Mailbox {
     /// that very call, else by a post.
     pub fn answer(&self, conn: ConnId, call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>)) {
         let mut inner = self.lock();
-        self.ended.store(self.ended.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
-        match inner.lent {
-            Some((lender, above)) if lender == conn && call > above => {
-                write(&mut inner.answers);
-                inner.answered.push((call, failed));
-            }
-            _ if inner.closed => {}
-            _ => {
-                inner.push(conn, Command::Answer { call, failed }, write);
-                self.release(inner);
-            }
+        if inner.lent.is_some_and(|(lender, above)| lender == conn && call > above) {
+            write(&mut inner.answers);
+            // Counted by `reclaim`: that the call was begun is not told before that either.
+            return inner.answered.push((call, failed));
         }
+        self.end(1);
+        if inner.closed.is_none() {
+            inner.push(conn, Command::Answer { call, failed }, write);
+            self.release(inner);
+        }
+    }
+
+    /// Counts calls that were answered. Only under the lock.
+    fn end(&self, calls: usize) {
+        self.ended.store(self.ended() + calls as u64, Ordering::Relaxed);
     }
 
     /// Counts calls that were begun and will be answered here.
@@ -169,14 +180,20 @@ impl Mailbox {
         self.begun.load(Ordering::Relaxed).saturating_sub(ended)
     }
 
-    /// Notes that the reactor stops while so many calls of its peers have no answer.
-    pub fn set_cut(&self, calls: u64) {
-        self.cut.store(calls, Ordering::Relaxed);
+    /// What became of the calls so far; once the reactor has stopped, what it was then. Of the turn that the
+    /// reactor is in only a handler that runs inside of it is known, and those that it answered.
+    pub fn account(&self) -> Account {
+        let inner = self.lock();
+        inner.closed.unwrap_or_else(|| self.account_now(&inner))
     }
 
-    /// Calls of peers that had no answer when the reactor stopped.
-    pub fn cut(&self) -> u64 {
-        self.cut.load(Ordering::Relaxed)
+    fn account_now(&self, inner: &Inner) -> Account {
+        let answer = |post: &&(ConnId, Command, Range<usize>)| matches!(post.1, Command::Answer { .. });
+        let waiting = inner.posts.list.iter().filter(answer).count() as u64;
+        let finished = self.ended().saturating_sub(waiting);
+        let in_turn = inner.lent.map_or(0, |_| inner.answered.len() as u64 + 1);
+        let begun = self.begun.load(Ordering::Relaxed) + in_turn;
+        Account { finished, open: begun.saturating_sub(finished) }
     }
 
     /// Bytes of answers that the reactor has not taken yet.
@@ -194,6 +211,7 @@ impl Mailbox {
     pub fn reclaim(&self, out: &mut Vec<u8>, mut each: impl FnMut(u64, bool)) {
         let mut inner = self.lock();
         inner.lent = None;
+        self.end(inner.answered.len());
         for (call, failed) in inner.answered.drain(..) {
             each(call, failed);
         }
@@ -221,7 +239,9 @@ impl Mailbox {
 
     /// Takes no more posts, and swaps those that wait into `posts`, which must be empty.
     pub fn close(&self, posts: &mut Posts) {
-        self.lock().closed = true;
+        let mut inner = self.lock();
+        inner.closed = Some(self.account_now(&inner));
+        drop(inner);
         self.take(posts, false);
     }
 

@@ -98,11 +98,6 @@ pub trait Connection: Send {
     /// The time of `next_timeout` has come.
     fn timeout(&mut self, now: Instant);
 
-    /// Calls of the peer that wait for an answer.
-    fn owed(&self) -> usize {
-        0
-    }
-
     /// Why the connection ends, if that is worth a line in the log.
     fn reason(&self) -> Option<&str> {
         None

@@ -15,6 +15,7 @@ use crate::{
     config::{LegacyClose, Settings},
     connection::{
         ConnId, Connection, Dispatch, Incoming, Known, Mailbox, Quota,
+        mailbox::Account,
         server::{ServerConnection, ServerSettings},
     },
     error::Error,
@@ -140,14 +141,13 @@ impl Dispatcher {
         self.workers.busy()
     }
 
-    /// Calls that had no answer when the reactors stopped.
-    pub(super) fn cut(&self) -> u64 {
-        self.mailboxes.iter().map(|mailbox| mailbox.cut()).sum()
-    }
-
-    /// Calls that were answered so far.
-    pub(super) fn ended(&self) -> u64 {
-        self.mailboxes.iter().map(|mailbox| mailbox.ended()).sum()
+    /// What became of the calls so far; as of the end of the reactors, once they have ended.
+    pub(super) fn account(&self) -> Account {
+        let accounts = self.mailboxes.iter().map(|mailbox| mailbox.account());
+        accounts.fold(Account::default(), |sum, one| Account {
+            finished: sum.finished + one.finished,
+            open: sum.open + one.open,
+        })
     }
 
     /// Hands the calls gathered in a turn to the workers. Gives the time at which to do so again.

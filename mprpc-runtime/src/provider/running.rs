@@ -90,13 +90,13 @@ impl RunningProvider {
         self.published.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns how many calls were cut: those that had no answer, whoever was to give it.
+    /// Returns how many calls were cut: those that had no answer when time was over, whoever was to give it.
     fn shut_down(&mut self) -> u64 {
         let Some(accepting) = self.accepting.take() else { return 0 };
         let began = Instant::now();
         let deadline = began + self.config.settings().drain_timeout;
         let dispatcher = &self.server.dispatcher;
-        let before = dispatcher.ended();
+        let before = dispatcher.account().finished;
         let registry = self.published().take().map(|one| one.addr).zip(self.app.registry().ok());
         if let Some((addr, registry)) = &registry {
             // Without ZooKeeper nobody can be told; the time belongs to the calls that run.
@@ -105,15 +105,18 @@ impl RunningProvider {
         accepting.stop(deadline.min(began + 2 * LEAVE).saturating_duration_since(Instant::now()));
         let connections = self.reactors.connections();
         self.reactors.handles().iter().for_each(Handle::drain_all);
-        while self.reactors.connections() + dispatcher.busy() > 0 && Instant::now() < deadline {
+        let busy = || self.reactors.connections() + dispatcher.busy() > 0;
+        while busy() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(5));
         }
-        let (busy, finished) = (dispatcher.busy() as u64, dispatcher.ended() - before);
+        let late = busy();
         // Who was in time may take leave properly; else the end was promised for now.
-        let leave = if Instant::now() < deadline { LEAVE } else { HURRY };
-        let stuck = !self.reactors.stop(leave);
-        // A handler whose caller is gone is cut, too, and so is one that blocks its reactor.
-        let cut = dispatcher.cut().max(busy).max(stuck.into());
+        let leave = if late { HURRY } else { LEAVE };
+        self.reactors.stop(leave);
+        let account = dispatcher.account();
+        let finished = account.finished - before;
+        // In time, nobody waits for those that are open; late, a handler that runs on after its answer is cut, too.
+        let cut = if late { account.open.max(dispatcher.busy() as u64) } else { 0 };
         dispatcher.stop(if cut == 0 { Instant::now() + leave } else { deadline });
         if let Some((addr, registry)) = registry {
             registry.withdraw(addr, Instant::now() + leave);

@@ -278,8 +278,6 @@ impl Drop for EventLoop {
     fn drop(&mut self) {
         let mut posts = Posts::default();
         self.mailbox.close(&mut posts);
-        let owed: usize = self.slots.values().map(|slot| slot.connection.owed()).sum();
-        self.mailbox.set_cut(owed as u64);
         let error = io::Error::other("the reactor has stopped");
         for id in self.ids() {
             self.remove(id, Some(&error));

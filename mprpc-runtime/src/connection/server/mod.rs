@@ -362,10 +362,6 @@ impl Connection for ServerConnection {
         self.settle(now);
     }
 
-    fn owed(&self) -> usize {
-        self.calls.iter().filter(|(_, entry)| !entry.answered).count()
-    }
-
     fn reason(&self) -> Option<&str> {
         self.reason.as_ref().map(|reason| &***reason)
     }

@@ -170,3 +170,39 @@ fn the_pair_loses_no_call_in_a_drain_at_any_moment() {
         }
     }
 }
+
+#[test]
+fn each_call_is_finished_or_open_in_the_account_of_a_reactor_that_stops() {
+    let mut server = Server::mux_with(|s| s.max_calls = 9);
+    server.feed(&[1, 2, 3, 4].map(|id| request(id, "Later", b"")).concat());
+    server.feed(&[request(5, "Echo", b""), control(Kind::Cancel, 4, b"")].concat());
+    let Server { handlers, mailbox, .. } = &server;
+    let account = || (mailbox.account().finished, mailbox.account().open);
+    assert_eq!(account(), (1, 4), "a cancelled call is open until its handler ends");
+    let answer = |n| handlers.ticket(n).answer(&message(b""), &ReplyExtras::default());
+    answer(0);
+    assert_eq!(account(), (1, 4), "nobody has the answer yet");
+    mailbox.take(&mut Posts::default(), false);
+    assert_eq!(account(), (2, 3));
+    answer(0);
+    mailbox.close(&mut Posts::default());
+    assert_eq!(account(), (2, 3), "this answer came too late to be sent");
+    answer(0);
+    assert_eq!((account(), mailbox.open_calls()), ((2, 3), 1), "and so did this");
+}
+
+#[test]
+fn a_handler_that_blocks_its_reactor_is_open_and_so_is_what_its_turn_has_answered() {
+    let mailbox = Mailbox::new(usize::MAX, || ());
+    let account = || (mailbox.account().finished, mailbox.account().open);
+    mailbox.begin(3);
+    mailbox.answer(ConnId(1), 1, false, |_| ());
+    mailbox.take(&mut Posts::default(), false);
+    mailbox.lend(ConnId(3), 7);
+    assert_eq!(account(), (1, 3));
+    mailbox.answer(ConnId(3), 8, false, |_| ());
+    assert_eq!((account(), mailbox.open_calls()), ((1, 4), 2));
+    mailbox.begin(2);
+    mailbox.reclaim(&mut Vec::new(), |_, _| ());
+    assert_eq!(account(), (2, 3));
+}
