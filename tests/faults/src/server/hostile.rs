@@ -26,6 +26,13 @@ pub(crate) fn legacy(stage: &Stage) -> Outcome {
     all(stage, hostile_legacy::BEHAVIOURS)
 }
 
+/// What every behaviour on both wires, once and in turn, meets that it should not.
+pub(crate) fn complaints(addr: SocketAddr) -> Vec<String> {
+    let behaviours = hostile_mux::BEHAVIOURS.iter().chain(hostile_legacy::BEHAVIOURS);
+    let complaint = |one: &Behaviour| (one.run)(addr).err().map(|why| format!("{}: {why}", one.name));
+    behaviours.filter_map(complaint).collect()
+}
+
 /// Every behaviour in turn, several times, beside an honest client.
 fn all(stage: &Stage, behaviours: &[Behaviour]) -> Outcome {
     let provider = Provider::start(stage, "provider", &[("request_timeout", "5s")]);

@@ -6,7 +6,7 @@ use std::{net::Shutdown, time::Duration};
 use mprpc_runtime::wire::Dialect;
 
 use super::{
-    hostile::{Behaviour, SECRET, gone},
+    hostile::{Behaviour, SECRET},
     peer::{End, LIMIT, Peer, SHORT, deep, legacy, legacy_as, text},
 };
 
@@ -45,7 +45,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
             let bytes = legacy(SHORT, "Echo", &text(SECRET.as_bytes()));
             peer.send(&bytes[..bytes.len() - 4]);
             peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
-            no_answer(peer)
+            refused(peer, &[])
         },
     },
     Behaviour {
@@ -115,8 +115,12 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
                     peer.send(&[byte]);
                 }
                 // A varint peer expects its connection to stay.
-                match peer.rest(Duration::from_millis(if dialect == Dialect::Varint { 300 } else { 5000 })) {
-                    (bytes, _) if bytes == reply => {}
+                let (limit, end) = match dialect {
+                    Dialect::Varint => (Duration::from_millis(300), End::Silence),
+                    _ => (LIMIT, End::Fin),
+                };
+                match peer.rest(limit) {
+                    (bytes, how) if (&bytes, how) == (&reply, end) => {}
                     other => return Err(format!("{dialect:?}: a reply expected, not {other:?}")),
                 }
             }
@@ -183,15 +187,7 @@ fn refused(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
     }
 }
 
-/// The same, or an end without a byte where the peer itself has cut its request.
-fn no_answer(mut peer: Peer) -> Result<(), String> {
-    match peer.rest(LIMIT) {
-        (bytes, End::Reset | End::Fin) if bytes.is_empty() => Ok(()),
-        other => Err(format!("no answer expected, not {other:?}")),
-    }
-}
-
-/// Nothing happens while the rest may come; nothing remains when the peer has gone.
+/// Nothing happens while the rest may come; a reset when the peer says that it will not.
 fn waits(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
     peer.send(bytes);
     match peer.rest(Duration::from_millis(100)) {
@@ -199,7 +195,7 @@ fn waits(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
         other => return Err(format!("silence expected, not {other:?}")),
     }
     peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
-    gone(&mut peer, LIMIT)
+    refused(peer, &[])
 }
 
 /// The reply comes, whole, and then FIN.
@@ -208,5 +204,28 @@ fn answered(mut peer: Peer, bytes: &[u8], reply: &[u8]) -> Result<(), String> {
     match peer.rest(LIMIT) {
         (bytes, End::Fin) if bytes == reply => Ok(()),
         other => Err(format!("a reply expected, not {other:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, net::TcpListener, thread};
+
+    use super::*;
+
+    /// A provider that takes in everything and then ends without a word, as a C++ caller must not see it.
+    #[test]
+    fn an_end_without_a_byte_passes_for_no_refusal() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let _ = io::copy(&mut &stream, &mut io::sink());
+            }
+        });
+        let cut = BEHAVIOURS.iter().filter(|one| one.name.starts_with("fewer arguments than announced"));
+        let complaints: Vec<_> = cut.filter_map(|one| (one.run)(addr).err()).collect();
+        assert_eq!(complaints.len(), 2, "{complaints:?}");
+        assert!(complaints.iter().all(|why| why.starts_with("a reset expected")), "{complaints:?}");
     }
 }

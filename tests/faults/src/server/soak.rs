@@ -12,7 +12,7 @@ use mprpc_fuzz::random::Random;
 use mprpc_tests::{Process, address_in};
 use rustix::process::Signal;
 
-use super::{hostile_legacy, hostile_mux};
+use super::hostile;
 use crate::{
     calls,
     ledger::now,
@@ -25,7 +25,7 @@ use crate::{
 /// The only row of `faults soak`. `FAULTS_MINUTES` says how long, `FAULTS_SEED` repeats the faults of another run.
 pub(crate) const SOAK: &[Row] = &[Row {
     name: "soak",
-    wanted: "ledger clean, resident memory <= 1 MiB more in 10 min, descriptors and threads constant",
+    wanted: "ledger clean, hostile clients get what they should, resident memory <= 1 MiB more in 10 min, descriptors and threads constant",
     limit: Duration::from_secs(24 * 3600),
     run,
 }];
@@ -37,6 +37,8 @@ struct Cast {
     addrs: Vec<SocketAddr>,
     proxies: Vec<Proxy>,
     caller: Process,
+    /// What hostile clients met that is not as WIRE.md says.
+    complaints: Vec<String>,
 }
 
 /// What a process used, in a moment without a fault.
@@ -71,6 +73,7 @@ fn run(stage: &Stage) -> Outcome {
     for (name, samples) in ["provider", "caller"].into_iter().zip(&samples) {
         judge(&mut outcome, name, samples);
     }
+    cast.complaints.iter().for_each(|complaint| outcome.check(false, complaint));
     cast.caller.terminate();
     cast.caller.finish(Duration::from_secs(10));
     calls::judge(stage, &mut outcome, Duration::from_secs(1));
@@ -121,7 +124,7 @@ impl Cast {
             ("faults_mixed", "true"),
         ];
         let caller = stage.caller("caller", &settings);
-        Self { providers, addrs, proxies, caller }
+        Self { providers, addrs, proxies, caller, complaints: Vec::new() }
     }
 
     fn steady(&self) -> &Process {
@@ -168,11 +171,8 @@ const FAULTS: &[Fault] = &[
         cast.network(0, Mode::Delay(Duration::from_millis(50)), Duration::from_secs(10));
     }),
     ("a hostile client, all of its behaviours", |cast, stage, _| {
-        let addr = cast.addrs[0];
-        for behaviour in hostile_mux::BEHAVIOURS.iter().chain(hostile_legacy::BEHAVIOURS) {
-            if let Err(why) = (behaviour.run)(addr) {
-                stage.say(format!("{}: {why}", behaviour.name));
-            }
-        }
+        let complaints = hostile::complaints(cast.addrs[0]);
+        complaints.iter().for_each(|complaint| stage.say(complaint));
+        cast.complaints.extend(complaints);
     }),
 ];
