@@ -8,6 +8,7 @@ use mprpc_runtime::wire::Dialect;
 use super::{
     hostile::{Behaviour, SECRET},
     peer::{End, LIMIT, Peer, SHORT, deep, legacy, legacy_as, text},
+    soak::STEADY,
 };
 
 pub(crate) const BEHAVIOURS: &[Behaviour] = &[
@@ -59,7 +60,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         name: "more bytes than announced",
         run: |addr| {
             let bytes = [legacy(SHORT, "Echo", &text(b"good")), vec![b'x'; 10_000]].concat();
-            answered(Peer::connect(addr), &bytes, &text(b"good"))
+            answered(Peer::connect(addr), &bytes, "good")
         },
     },
     Behaviour {
@@ -110,8 +111,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
         run: |addr| {
             for dialect in [Dialect::LittleEndian, Dialect::BigEndian, Dialect::Varint] {
                 let mut peer = Peer::connect(addr);
-                let reply = text(b"slow");
-                for byte in legacy_as(dialect, SHORT, "Echo", &reply) {
+                for byte in legacy_as(dialect, SHORT, "Echo", &text(b"slow")) {
                     peer.send(&[byte]);
                 }
                 // A varint peer expects its connection to stay.
@@ -120,7 +120,7 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
                     _ => (LIMIT, End::Fin),
                 };
                 match peer.rest(limit) {
-                    (bytes, how) if (&bytes, how) == (&reply, end) => {}
+                    (bytes, how) if is_echo(&bytes, "slow") && how == end => {}
                     other => return Err(format!("{dialect:?}: a reply expected, not {other:?}")),
                 }
             }
@@ -133,14 +133,14 @@ pub(crate) const BEHAVIOURS: &[Behaviour] = &[
             let mut peer = Peer::connect(addr);
             peer.send(&legacy(SHORT, "Echo", &text(b"fin")));
             peer.stream.shutdown(Shutdown::Write).map_err(|e| e.to_string())?;
-            answered(peer, &[], &text(b"fin"))
+            answered(peer, &[], "fin")
         },
     },
     Behaviour {
         name: "a hundred requests at once",
         run: |addr| {
             let bytes = legacy(SHORT, "Echo", &text(b"first")).repeat(100);
-            answered(Peer::connect(addr), &bytes, &text(b"first"))
+            answered(Peer::connect(addr), &bytes, "first")
         },
     },
     Behaviour {
@@ -199,12 +199,17 @@ fn waits(mut peer: Peer, bytes: &[u8]) -> Result<(), String> {
 }
 
 /// The reply comes, whole, and then FIN.
-fn answered(mut peer: Peer, bytes: &[u8], reply: &[u8]) -> Result<(), String> {
+fn answered(mut peer: Peer, bytes: &[u8], said: &str) -> Result<(), String> {
     peer.send(bytes);
     match peer.rest(LIMIT) {
-        (bytes, End::Fin) if bytes == reply => Ok(()),
+        (bytes, End::Fin) if is_echo(&bytes, said) => Ok(()),
         other => Err(format!("a reply expected, not {other:?}")),
     }
+}
+
+/// Whether a provider replies so to `said`. The one of the soak adds its name.
+fn is_echo(reply: &[u8], said: &str) -> bool {
+    reply == text(said.as_bytes()) || reply == text(format!("{said}@{STEADY}").as_bytes())
 }
 
 #[cfg(test)]
@@ -212,6 +217,14 @@ mod tests {
     use std::{io, net::TcpListener, thread};
 
     use super::*;
+
+    #[test]
+    fn an_echo_has_the_name_of_its_provider_or_none() {
+        let echoes = |text_of: &str| is_echo(&text(text_of.as_bytes()), "fin");
+        assert!(echoes("fin") && echoes("fin@steady"));
+        assert!(!echoes("fin@second") && !echoes("fin@steady@steady") && !echoes("fin@") && !echoes("first"));
+        assert!(!is_echo(b"", "fin") && !is_echo(&[text(b"fin"), text(b"fin")].concat(), "fin"));
+    }
 
     /// A provider that takes in everything and then ends without a word, as a C++ caller must not see it.
     #[test]

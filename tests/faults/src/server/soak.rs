@@ -30,7 +30,9 @@ pub(crate) const SOAK: &[Row] = &[Row {
     run,
 }];
 
-const NAMES: [&str; 3] = ["steady", "second", "third"];
+/// The provider that is never killed, and meets the hostile client.
+pub(crate) const STEADY: &str = "steady";
+const NAMES: [&str; 3] = [STEADY, "second", "third"];
 
 struct Cast {
     providers: Vec<Option<Process>>,
