@@ -41,6 +41,7 @@ fn copy(from: &Path, to: &Path) {
         "worker.rs" | "mailbox.rs" | "cancel.rs" | "quota.rs" => {
             text.replace("use std::", "use crate::modelled::")
         }
+        "lent.rs" => text.replace("thread_local!", "shuttle::thread_local!"),
         _ => text,
     };
     fs::write(to, text).expect("OUT_DIR can be written");

@@ -130,7 +130,11 @@ impl Metadata {
         self.iter().map(|(key, value)| key.len() + value.len() + 16).sum()
     }
 
+    #[inline]
     pub(crate) fn from_wire(pairs: &[(&str, &[u8])]) -> Self {
+        if pairs.is_empty() {
+            return Self::new();
+        }
         Self(pairs.iter().map(|(key, value)| (String::from(*key), value.to_vec())).collect())
     }
 

@@ -5,7 +5,8 @@
 //! nothing once that buffer has grown. The reactor is woken only when it sleeps, once.
 //!
 //! A handler that runs inside a reactor's turn needs no post: its connection opened the mailbox for
-//! answers (`lend`), which are encoded into a buffer that becomes the connection's output (`reclaim`).
+//! answers on that thread (`lend`), which are encoded into a buffer that becomes the connection's output
+//! (`reclaim`).
 
 use std::{
     any::Any,
@@ -20,6 +21,7 @@ use std::{
 use super::{
     ConnId,
     call::{Completion, Failure},
+    lent,
 };
 use crate::{error::Ran, status::Status};
 
@@ -71,10 +73,11 @@ pub struct Mailbox {
     inner: Mutex<Inner>,
     wake: Box<dyn Fn() + Send + Sync>,
     max_posts: usize,
-    /// Calls that were begun, and those that were answered since. Both change on the reactor's way or
-    /// under the lock, which is there anyhow.
+    /// Calls that were begun, and those that were answered since.
     begun: AtomicU64,
     ended: AtomicU64,
+    /// While a connection lends: one, for the handler that may run, and one for each answer. Written by that thread.
+    in_turn: AtomicU64,
     /// Bytes of the posts that wait, written under the lock.
     waiting: AtomicUsize,
 }
@@ -101,19 +104,14 @@ struct Inner {
     asleep: bool,
     /// The account as of then.
     closed: Option<Account>,
-    /// The connection whose bytes the reactor is handling: calls with ids above the given one were
-    /// begun in this turn and answer into `answers`.
-    lent: Option<(ConnId, u64)>,
-    answers: Vec<u8>,
-    answered: Vec<(u64, bool)>,
 }
 
 impl Mailbox {
     /// A mailbox that calls `wake` when a post arrives while the reactor sleeps, and takes calls
     /// to start while fewer than `max_posts` posts wait.
     pub fn new(max_posts: usize, wake: impl Fn() + Send + Sync + 'static) -> Self {
-        let (begun, ended, waiting) = Default::default();
-        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, waiting }
+        let (begun, ended, in_turn, waiting) = Default::default();
+        Self { inner: Mutex::default(), wake: Box::new(wake), max_posts, begun, ended, in_turn, waiting }
     }
 
     /// Posts `command` to `conn`; `write` appends the bytes that go with it. If the reactor has
@@ -142,15 +140,15 @@ impl Mailbox {
         Ok(())
     }
 
-    /// Answers `call` of `conn`: straight into the connection's output if the reactor is handling
+    /// Answers `call` of `conn`: straight into the connection's output if its thread is handling
     /// that very call, else by a post.
     pub fn answer(&self, conn: ConnId, call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>)) {
-        let mut inner = self.lock();
-        if inner.lent.is_some_and(|(lender, above)| lender == conn && call > above) {
-            write(&mut inner.answers);
+        let Some(write) = lent::answer(self, (conn, call), failed, write) else {
             // Counted by `reclaim`: that the call was begun is not told before that either.
-            return inner.answered.push((call, failed));
-        }
+            let in_turn = self.in_turn.load(Ordering::Relaxed) + 1;
+            return self.in_turn.store(in_turn, Ordering::Relaxed);
+        };
+        let mut inner = self.lock();
         self.end(1);
         if inner.closed.is_none() {
             inner.push(conn, Command::Answer { call, failed }, write);
@@ -159,8 +157,8 @@ impl Mailbox {
     }
 
     /// Counts calls that were answered. Only under the lock.
-    fn end(&self, calls: usize) {
-        self.ended.store(self.ended() + calls as u64, Ordering::Relaxed);
+    fn end(&self, calls: u64) {
+        self.ended.store(self.ended() + calls, Ordering::Relaxed);
     }
 
     /// Counts calls that were begun and will be answered here.
@@ -191,8 +189,7 @@ impl Mailbox {
         let answer = |post: &&(ConnId, Command, Range<usize>)| matches!(post.1, Command::Answer { .. });
         let waiting = inner.posts.list.iter().filter(answer).count() as u64;
         let finished = self.ended().saturating_sub(waiting);
-        let in_turn = inner.lent.map_or(0, |_| inner.answered.len() as u64 + 1);
-        let begun = self.begun.load(Ordering::Relaxed) + in_turn;
+        let begun = self.begun.load(Ordering::Relaxed) + self.in_turn.load(Ordering::Relaxed);
         Account { finished, open: begun.saturating_sub(finished) }
     }
 
@@ -201,27 +198,26 @@ impl Mailbox {
         self.waiting.load(Ordering::Relaxed)
     }
 
-    /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
+    /// Lets calls of `conn` with ids above `above` answer on this thread without a post, until `reclaim`.
     pub fn lend(&self, conn: ConnId, above: u64) {
-        self.lock().lent = Some((conn, above));
+        lent::lend(self, conn, above);
+        self.in_turn.store(1, Ordering::Relaxed);
     }
 
     /// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and
-    /// appends their answers to `out`, without a copy if `out` is empty.
-    pub fn reclaim(&self, out: &mut Vec<u8>, mut each: impl FnMut(u64, bool)) {
-        let mut inner = self.lock();
-        inner.lent = None;
-        self.end(inner.answered.len());
-        for (call, failed) in inner.answered.drain(..) {
-            each(call, failed);
-        }
-        if inner.answers.is_empty() {
-            // Not swapped, or a connection without answers would walk off with the memory.
-        } else if out.is_empty() {
-            std::mem::swap(out, &mut inner.answers);
+    /// appends their answers to `out`, without a copy if `out` is empty. Returns whether there were any.
+    pub fn reclaim(&self, out: &mut Vec<u8>, each: impl FnMut(u64, bool)) -> bool {
+        lent::reclaim(out, each);
+        let ended = self.in_turn.load(Ordering::Relaxed).saturating_sub(1);
+        if ended > 0 {
+            // So that nobody who asks for an account sees one without the other.
+            let _inner = self.lock();
+            self.end(ended);
+            self.in_turn.store(0, Ordering::Relaxed);
         } else {
-            out.append(&mut inner.answers);
+            self.in_turn.store(0, Ordering::Relaxed);
         }
+        ended > 0
     }
 
     /// Swaps everything posted into `posts`, which must be empty. If nothing was and `sleep` is

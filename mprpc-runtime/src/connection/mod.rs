@@ -20,6 +20,7 @@ pub mod call;
 pub mod calls;
 pub mod cancel;
 pub mod client;
+mod lent;
 pub mod mailbox;
 mod patience;
 pub mod quota;

@@ -148,6 +148,9 @@ impl Route {
             Self::Watched(watched) => return watched.0.route.as_ref()?.refusal(size, extras),
             Self::Connection { .. } | Self::Local(_) => {}
         }
+        if extras.metadata.is_empty() {
+            return None;
+        }
         let wrong = extras.metadata.check(MAX_METADATA).err()?;
         let large = extras.metadata.size() > MAX_METADATA;
         let code = if large { Code::ResourceExhausted } else { Code::Internal };

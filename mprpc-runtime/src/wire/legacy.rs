@@ -45,7 +45,8 @@ pub fn decode_head(
     }
     let end = start + size as usize;
     let Some(header) = bytes.get(start..end) else { return Ok(None) };
-    let head = RequestHead::default().read(header)?;
+    let mut head = RequestHead::default();
+    head.read(header)?;
     if head.service.is_empty() || head.method.is_empty() {
         return Err(WireError::new("legacy header names no service or no method"));
     }

@@ -75,7 +75,8 @@ impl Hello {
     ///
     /// If it is not protobuf, or states no version.
     pub fn decode(meta: &[u8]) -> Result<Self, WireError> {
-        let hello = Self::default().read(meta)?;
+        let mut hello = Self::default();
+        hello.read(meta)?;
         if hello.version == 0 {
             return Err(WireError::new("a Hello without a version"));
         }
@@ -91,7 +92,9 @@ impl<'a> RequestMeta<'a> {
     /// If it is not protobuf, or a text in it is not UTF-8.
     #[inline]
     pub fn decode(meta: &'a [u8]) -> Result<Self, WireError> {
-        Self::default().decode_rest(meta)
+        let mut request = Self::default();
+        request.decode_rest(meta)?;
+        Ok(request)
     }
 
     /// Reads what follows in a meta whose front was recognized without reading it.
@@ -100,10 +103,10 @@ impl<'a> RequestMeta<'a> {
     ///
     /// As for `decode`.
     #[inline]
-    pub fn decode_rest(self, rest: &'a [u8]) -> Result<Self, WireError> {
-        let mut request = self.read(rest)?;
-        keep_last_of_each_key(&mut request.metadata);
-        Ok(request)
+    pub fn decode_rest(&mut self, rest: &'a [u8]) -> Result<(), WireError> {
+        self.read(rest)?;
+        keep_last_of_each_key(&mut self.metadata);
+        Ok(())
     }
 }
 
@@ -115,13 +118,15 @@ impl<'a> ResponseMeta<'a> {
     /// If it is not protobuf, or a text in it is not UTF-8.
     #[inline]
     pub fn decode(meta: &'a [u8]) -> Result<Self, WireError> {
-        let mut response = Self::default().read(meta)?;
+        let mut response = Self::default();
+        response.read(meta)?;
         keep_last_of_each_key(&mut response.metadata);
         Ok(response)
     }
 }
 
 /// Sorting first: comparing each with each would let 64 KiB of keys cost a reactor seconds.
+#[inline]
 fn keep_last_of_each_key(metadata: &mut Vec<(&str, &[u8])>) {
     if metadata.len() > 1 {
         metadata.reverse();

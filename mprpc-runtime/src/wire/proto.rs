@@ -17,15 +17,14 @@ macro_rules! message {
         impl<$($life)?> $name $(<$life>)? {
             /// Reads the fields, in the order they come, into what is there; unknown ones are ignored.
             #[inline]
-            fn read(self, mut bytes: &$($life)? [u8]) -> Result<Self, WireError> {
-                let mut message = self;
-                while let Some((number, value)) = proto::next_field(&mut bytes)? {
-                    match number {
-                        $($number => proto::Field::read(&mut message.$field, value)?,)*
+            fn read(&mut self, mut bytes: &$($life)? [u8]) -> Result<(), WireError> {
+                while !bytes.is_empty() {
+                    match proto::next_field(&mut bytes)? {
+                        $(Some(($number, value)) => proto::Field::read(&mut self.$field, value)?,)*
                         _ => {}
                     }
                 }
-                Ok(message)
+                Ok(())
             }
 
             /// Appends the fields that are not at their defaults, in the order of their numbers.

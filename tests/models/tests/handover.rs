@@ -150,22 +150,28 @@ fn answers_of_a_turn_and_answers_by_post_are_each_given_once() {
                 thread::spawn(move || mailbox.answer(ConnId(7), call, false, |out| out.push(call as u8)))
             })
             .collect();
-        // The reactor handles bytes of that connection: calls above 1 began in this turn.
+        // The reactor handles bytes of that connection: calls above 3 began in this turn.
         let mut out = Vec::new();
-        mailbox.lend(ConnId(7), 1);
+        mailbox.lend(ConnId(7), 3);
         thread::yield_now();
+        mailbox.answer(ConnId(7), 4, false, |out| out.push(4));
+        mailbox.answer(ConnId(8), 5, false, |out| out.push(5));
         mailbox.reclaim(&mut out, |call, _| {
-            assert!(call > 1, "an older call answers by post");
+            assert_eq!(
+                call, 4,
+                "others answer by post: those of other threads, and other connections' calls"
+            );
             answered.fetch_add(1, SeqCst);
         });
-        assert_eq!(out.len(), answered.load(SeqCst), "the bytes of those that were told");
+        assert_eq!((&*out, answered.load(SeqCst)), (&[4][..], 1));
         let count = answered.clone();
         let each = |command, bytes: &[u8]| {
             let Command::Answer { call, .. } = command else { panic!("only answers are posted") };
             assert_eq!(bytes, [call as u8]);
             count.fetch_add(1, SeqCst);
         };
-        turns(&mailbox, &waker, each, || answered.load(SeqCst) == 3);
+        turns(&mailbox, &waker, each, || answered.load(SeqCst) == 5);
+        assert_eq!(mailbox.ended(), 5);
         workers.into_iter().for_each(|worker| worker.join().expect("no panic"));
     });
 }

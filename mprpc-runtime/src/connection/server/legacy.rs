@@ -36,7 +36,7 @@ impl ServerConnection {
         self.last_id += 1;
         let wire = Wire::Legacy(dialect);
         let ticket = self.begin(self.last_id, wire, u32::MAX, args.len());
-        let entry = self.calls.insert(self.last_id, Entry { size: args.len(), ..Default::default() });
+        let mut cancel = None;
         self.dispatch.dispatch(Incoming {
             service: head.service,
             method: head.method,
@@ -48,9 +48,10 @@ impl ServerConnection {
             received: now,
             peer: self.peer,
             client: self.id.0,
-            cancel: &mut entry.cancel,
+            cancel: &mut cancel,
             ticket,
         });
+        self.keep(self.last_id, Entry { cancel, size: args.len(), ..Default::default() });
         Progress::Used(total)
     }
 

@@ -242,12 +242,17 @@ impl ServerConnection {
     /// Counts a call that begins and gives the right to answer it.
     fn begin(&mut self, call: u64, wire: Wire, max_body: u32, body: usize) -> Ticket {
         self.begun += 1;
-        self.taken += body;
         let mut ticket = Ticket::new(self.mailbox.clone(), self.id, call, wire, max_body);
         if body >= GRAIN {
             ticket.hold(self.settings.memory.hold(body));
         }
         ticket
+    }
+
+    /// Notes a call that waits for its answer.
+    fn keep(&mut self, call: u64, entry: Entry) {
+        self.taken += entry.size;
+        self.calls.insert(call, entry);
     }
 
     /// Whether a request of `body` bytes is too much while memory is short.

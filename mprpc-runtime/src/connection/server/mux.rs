@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Drain, Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Known, Metadata, patience::Haste, ticket::append_failure},
+    connection::{Body, Incoming, Metadata, lent, patience::Haste, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,
@@ -174,33 +174,41 @@ impl ServerConnection {
         let max_body = state.peer_max_body.unwrap_or(u32::MAX);
         let known = self.dispatch.recognize(meta, state.method_at as usize);
         state.method_at = known.map_or(0, |known| known.at as u32);
-        let (meta, attachment_at) = match check_request(known, meta, body.len()) {
-            Ok(request) => request,
+        let (mut request, mut rest) = (RequestMeta::default(), meta);
+        if let Some(known) = known {
+            (request.service, request.method, rest) = (known.service, known.method, &meta[known.len..]);
+        }
+        let attachment_at = match check_request(&mut request, rest, body.len()) {
+            Ok(at) => at,
             Err(status) => return append_failure(self.output.buffer(), call, &status),
         };
         let ticket = self.begin(call, Wire::Mux, max_body, body.len());
-        let deadline = meta.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
-        let due = deadline.map(|deadline| (now, deadline));
-        let entry = self.calls.insert(call, Entry { size: body.len(), due, ..Default::default() });
+        let deadline = request.timeout_us.and_then(|us| now.checked_add(Duration::from_micros(us)));
+        let mut cancel = None;
         let (message, attachment) = body.split_at(attachment_at);
         self.dispatch.dispatch(Incoming {
-            service: meta.service,
-            method: meta.method,
+            service: request.service,
+            method: request.method,
             known_at: known.map(|known| known.at),
             body: Body::of(message, whole),
             attachment,
-            metadata: Metadata::from_wire(&meta.metadata),
+            metadata: Metadata::from_wire(&request.metadata),
             deadline,
             received: now,
             peer: self.peer,
             client: self.id.0,
-            cancel: &mut entry.cancel,
+            cancel: &mut cancel,
             ticket,
         });
         // An inline handler has ended by now.
-        if let Some(deadline) = deadline.filter(|_| entry.cancel.is_some()) {
+        if lent::forget(call) {
+            return;
+        }
+        if let Some(deadline) = deadline.filter(|_| cancel.is_some()) {
             self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
         }
+        let due = deadline.map(|deadline| (now, deadline));
+        self.keep(call, Entry { cancel, answered: false, size: body.len(), due });
     }
 
     /// Answers calls whose deadline passed in place of their handlers, and says where the time went.
@@ -285,18 +293,10 @@ impl ServerConnection {
     }
 }
 
-/// Decodes the meta of a Request and finds where in the body the attachment begins.
-fn check_request(
-    known: Option<Known>,
-    meta: &[u8],
-    body_len: usize,
-) -> Result<(RequestMeta<'_>, usize), Status> {
-    let names =
-        known.map(|Known { service, method, .. }| RequestMeta { service, method, ..Default::default() });
-    let rest = &meta[known.map_or(0, |known| known.len)..];
-    let meta = names
-        .unwrap_or_default()
-        .decode_rest(rest)
+/// Decodes what is not known yet of a Request's meta, and finds where in the body the attachment begins.
+#[inline]
+fn check_request<'a>(meta: &mut RequestMeta<'a>, rest: &'a [u8], body_len: usize) -> Result<usize, Status> {
+    meta.decode_rest(rest)
         .map_err(|error| Status::invalid_argument(format!("the header of the request: {error}")))?;
     let attachment_at = body_len
         .checked_sub(meta.attachment_size as usize)
@@ -308,7 +308,7 @@ fn check_request(
     if meta.timeout_us == Some(0) {
         return Err(Status::deadline_exceeded("the request came with no time left"));
     }
-    Ok((meta, attachment_at))
+    Ok(attachment_at)
 }
 
 /// Pings that may come at once before they count as a flood.

@@ -104,20 +104,20 @@ impl ServerConnection {
             0 => {}
             n => mailbox.begin(n),
         }
-        let (mut ended, mut tokens) = (None, Vec::new());
-        mailbox.reclaim(output.buffer(), |call, failed| {
+        let (mut failure, mut tokens) = (None, Vec::new());
+        let any = mailbox.reclaim(output.buffer(), |call, failed| {
             // Hooks of a token may own another call's ticket, which answers through the mailbox
-            // when it is dropped: that must not happen under the mailbox's lock.
+            // when it is dropped: that must not happen in here.
             if let Some(entry) = calls.remove(call) {
                 *taken -= entry.size;
                 tokens.extend(entry.cancel);
             }
-            ended = Some(failed);
+            failure = Some(failed);
         });
-        if let Some(failed) = ended {
+        if let Some(failed) = failure {
             self.legacy_answered(failed);
         }
-        ended.is_some()
+        any
     }
 
     fn sniff(&mut self, bytes: &[u8]) -> Progress {

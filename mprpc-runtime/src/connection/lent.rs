@@ -1,0 +1,69 @@
+//! Answers given on the thread that handles the bytes of their calls: they need no lock and no post.
+
+use std::{cell::RefCell, ptr};
+
+use super::{ConnId, Mailbox};
+
+/// What a thread has while it handles what a connection received.
+struct Lent {
+    /// Calls of this connection with ids above the given one were begun meanwhile and answer here. The
+    /// mailbox by its address: connections are numbered for each reactor.
+    to: Option<(usize, ConnId, u64)>,
+    answers: Vec<u8>,
+    /// Whose answers they are, and whether those calls failed.
+    answered: Vec<(u64, bool)>,
+}
+
+thread_local! {
+    static LENT: RefCell<Lent> =
+        const { RefCell::new(Lent { to: None, answers: Vec::new(), answered: Vec::new() }) };
+}
+
+/// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
+pub(super) fn lend(mailbox: &Mailbox, conn: ConnId, above: u64) {
+    LENT.with(|lent| lent.borrow_mut().to = Some((ptr::from_ref(mailbox).addr(), conn, above)));
+}
+
+/// Answers `call` by what `write` appends if it may answer here, else gives `write` back.
+pub(super) fn answer<W: FnOnce(&mut Vec<u8>)>(
+    mailbox: &Mailbox,
+    (conn, call): (ConnId, u64),
+    failed: bool,
+    write: W,
+) -> Option<W> {
+    let mut write = Some(write);
+    // A ticket may be dropped as the last of its thread.
+    let _ = LENT.try_with(|lent| {
+        let mut lent = lent.borrow_mut();
+        let here = (ptr::from_ref(mailbox).addr(), conn);
+        if lent.to.is_some_and(|(mailbox, conn, above)| (mailbox, conn) == here && call > above)
+            && let Some(write) = write.take()
+        {
+            write(&mut lent.answers);
+            lent.answered.push((call, failed));
+        }
+    });
+    write
+}
+
+/// Whether `call` is the last that was answered here. Then `reclaim` will not tell of it.
+pub(super) fn forget(call: u64) -> bool {
+    LENT.with(|lent| lent.borrow_mut().answered.pop_if(|(last, _)| *last == call).is_some())
+}
+
+/// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and appends
+/// their answers to `out`, without a copy if `out` is empty.
+pub(super) fn reclaim(out: &mut Vec<u8>, mut each: impl FnMut(u64, bool)) {
+    LENT.with(|lent| {
+        let lent = &mut *lent.borrow_mut();
+        lent.to = None;
+        lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
+        if lent.answers.is_empty() {
+            // Not swapped, or a connection without answers would walk off with the memory.
+        } else if out.is_empty() {
+            std::mem::swap(out, &mut lent.answers);
+        } else {
+            out.append(&mut lent.answers);
+        }
+    })
+}
