@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds everything, starts callee and caller as separate processes, shows the calls' results, ends what it started.
+# Builds callee and caller, starts them as separate processes, shows the calls' results, ends what it started.
 #
 #   scripts/demo.sh               direct: the caller knows the callee's address
 #   scripts/demo.sh --zookeeper   two callees register in a real ZooKeeper; one of them stops, the calls go on
@@ -159,7 +159,7 @@ case ${1:-} in
     "" | --zookeeper) ;;
     *) echo "usage: scripts/demo.sh [--zookeeper]" >&2; exit 2 ;;
 esac
-say "build, optimised (the first time takes minutes)"
-scripts/autobuild.sh >"$work/build.out" 2>&1 || fail "the build failed"
-grep '^built in' "$work/build.out"
+say "build, optimised (the first time takes a minute or two)"
+scripts/autobuild.sh -p callee -p caller >"$work/build.out" 2>&1 || fail "the build failed"
+sed -n 's/^\(built in .*\):$/\1/p' "$work/build.out"
 if [ -n "${1:-}" ]; then with_zookeeper; else direct; fi

@@ -21,7 +21,7 @@ pub fn callback(users: &UserServiceRpc_Stub) -> Result<(), Error> {
         let _ = tell.send(result);
     });
     let response = told.recv().expect("every call ends, so the callback runs")?;
-    println!("callback: sucess {}", response.sucess);
+    println!("callback: success {}", response.sucess);
     Ok(())
 }
 
@@ -31,7 +31,7 @@ pub fn future(users: &UserServiceRpc_Stub) -> Result<(), Error> {
     let (first, second) = (patient.login_start(&login_request()), patient.login_start(&login_request()));
     // One is waited for, the other awaited.
     let both = (first.wait()?.sucess, block_on(second)?.sucess);
-    println!("future: sucess {} and {}", both.0, both.1);
+    println!("future: success {} and {}", both.0, both.1);
     Ok(())
 }
 
@@ -42,7 +42,7 @@ pub fn batch(users: &UserServiceRpc_Stub) -> Result<(), Error> {
     for result in users.login_batch(&requests) {
         good += usize::from(result?.sucess);
     }
-    println!("batch: sucess {good} of {}", requests.len());
+    println!("batch: success {good} of {}", requests.len());
     Ok(())
 }
 
@@ -53,7 +53,7 @@ pub fn controller(users: &UserServiceRpc_Stub) -> Result<(), Error> {
     if controller.failed() {
         return Err(Error::other(controller.error_text()));
     }
-    println!("controller: sucess {}", response?.sucess);
+    println!("controller: success {}", response?.sucess);
 
     // Another thread would hold a clone of it. Cancelled before it began, the call is not made.
     controller.reset();
