@@ -1,7 +1,5 @@
 //! The load side: asynchronous calls whose callback makes the next one, or threads with blocking calls.
 
-use std::sync::Arc;
-
 use bench_load::{Job, Load, NAME, PWD, clock, login_is_right};
 use mprpc_runtime::{Error, MprpcApplication, MprpcChannel};
 
@@ -35,12 +33,12 @@ pub(crate) fn run(app: &MprpcApplication, load: Load) -> Result<(), Error> {
         stub
     });
     // A channel has one connection for asynchronous calls to an address.
-    let callers: Vec<_> = (0..load.scenario.connections)
-        .map(|_| Arc::new(Caller { stub: dial(), load: load.clone(), payload: payload.clone() }))
-        .collect();
+    let caller = |_| Caller { stub: dial(), load: load.clone(), payload: payload.clone() };
+    // They are needed until the process ends.
+    let callers: &'static [Caller] = Vec::leak((0..load.scenario.connections).map(caller).collect());
     load.begin();
-    for caller in &callers {
-        (0..load.scenario.in_flight).for_each(|_| caller.clone().next());
+    for caller in callers {
+        (0..load.scenario.in_flight).for_each(|_| caller.next(clock::now()));
     }
     let _held = idle;
     bench_load::park()
@@ -54,30 +52,28 @@ struct Caller {
 }
 
 impl Caller {
-    fn next(self: Arc<Self>) {
-        let start = clock::now();
-        let this = self.clone();
+    fn next(&'static self, start: u64) {
         match self.load.scenario.job {
             Job::Login => {
-                self.stub.login_async(&login(), move |result| this.done(start, login_answer(&result)))
+                self.stub.login_async(&login(), move |result| self.done(start, login_answer(&result)))
             }
             Job::Echo(_) => {
                 let request = EchoRequest { payload: self.payload.clone(), ..Default::default() };
                 self.stub.echo_async(&request, move |result| {
-                    let answer = echo_answer(&result, &this.payload);
-                    this.done(start, answer);
+                    self.done(start, echo_answer(&result, &self.payload));
                 });
             }
         }
     }
 
-    fn done(self: Arc<Self>, start: u64, answer: Result<(), String>) {
+    fn done(&'static self, start: u64, answer: Result<(), String>) {
         match answer {
             Err(why) => self.load.fail(why),
             Ok(()) if self.load.stopped() => {}
             Ok(()) => {
-                self.load.record(start);
-                self.next();
+                let now = clock::now();
+                self.load.record_at(start, now);
+                self.next(now);
             }
         }
     }

@@ -90,11 +90,13 @@ impl<C: Client> Runner<C> {
 }
 
 async fn call_on<C: Client>(load: Load, client: Arc<C>, mut connection: C::Connection) {
+    let mut start = clock::now();
     while !load.stopped() {
-        let start = clock::now();
-        match client.call(&mut connection).await {
-            Ok(()) => load.record(start),
-            Err(why) => load.fail(why),
+        if let Err(why) = client.call(&mut connection).await {
+            load.fail(why);
         }
+        let now = clock::now();
+        load.record_at(start, now);
+        start = now;
     }
 }
