@@ -7,8 +7,8 @@ use std::{
 };
 
 use mprpc_runtime::{
-    Answered, Arrived, CallOptions, ClientInterceptor, Code, Ended, Error, InProcessChannel, MprpcChannel,
-    MprpcController, Pending, ServerInterceptor, Stages, Status,
+    Answered, Arrived, CallOptions, CancelToken, ClientInterceptor, Code, Ended, Error, InProcessChannel,
+    MprpcChannel, MprpcController, Pending, ServerInterceptor, Stages, Status,
 };
 use mprpc_tests::{
     echo::{Echo, app, serve},
@@ -89,6 +89,39 @@ fn a_callback_may_call_on() {
         });
         assert_eq!(told.recv_timeout(LONG).unwrap(), "onetwo");
     });
+}
+
+#[test]
+fn a_call_takes_over_nothing_but_memory_from_the_one_whose_callback_starts_it() {
+    /// Long and short texts by turns, in one callback the next, at one provider and the other.
+    fn chain(stubs: [EchoServiceRpc_Stub; 2], left: usize, tell: mpsc::Sender<Result<(), Error>>) {
+        let stub = &stubs[left % 2];
+        let said = format!("{left}").repeat([100_000, 1, 1][left % 3]);
+        // One that is cancelled before it is sent ends in its turn, on the way of the one before.
+        let token = CancelToken::new();
+        token.cancel();
+        let (ended, code) = mpsc::channel();
+        let cancelled = stub.with(CallOptions::new().cancel_with(token));
+        cancelled.echo_async(&text("never"), move |result| ended.send(result.unwrap_err().code()).unwrap());
+        assert_eq!(code.try_recv(), Ok(Code::Cancelled));
+        stub.clone().echo_async(&text(&said.clone()), move |reply| match reply {
+            Ok(reply) if left > 0 => {
+                assert_eq!(reply.text, said);
+                chain(stubs, left - 1, tell);
+            }
+            reply => tell.send(reply.map(|_| ())).unwrap(),
+        });
+    }
+    let app = app(&[]);
+    let served = [serve(&app), serve(&app)];
+    let stubs = [0, 1].map(|n| EchoServiceRpc_Stub::new(MprpcChannel::to(&app, [served[n].0.addr()])));
+    let (tell, told) = mpsc::channel();
+    chain(stubs, 99, tell);
+    told.recv_timeout(LONG).expect("no callback panicked").expect("all were answered");
+    for (provider, echo) in served {
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 50);
+        provider.stop().expect("nothing is cut");
+    }
 }
 
 #[test]
@@ -440,7 +473,7 @@ fn a_service_notified_twice_and_a_provider_without_services_are_errors() {
 #[test]
 fn one_cancelled_future_does_not_end_its_siblings() {
     with_stub(&[], |stub, _| {
-        let token = mprpc_runtime::CancelToken::new();
+        let token = CancelToken::new();
         let stub = stub.with(CallOptions::new().cancel_with(token.clone()));
         let (one, two) = (stub.sleep_start(&nap(300)), stub.sleep_start(&nap(300)));
         drop(one);

@@ -1,6 +1,7 @@
 //! Asynchronous calls: posted to the peer's shared connection, which a client reactor drives.
 
 use std::{
+    cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc,
@@ -17,11 +18,11 @@ use super::{
 use crate::{
     connection::{
         CancelToken, Command,
-        call::{Completion, Failure, Outcome},
+        call::{Completion, Failure, Outcome, Received},
         cancel::CancelGuard,
     },
     controller::CallOptions,
-    error::Ran,
+    error::{Error, Ran},
     reactor,
     rpc_channel::{Call, Done},
     status::Status,
@@ -36,63 +37,102 @@ pub(super) struct AsyncCall {
     /// The request for the wire of the present attempt, and where in it the message lies.
     frame: Vec<u8>,
     message: std::ops::Range<usize>,
-    wire: Wire,
-    target: Option<(Placed, Arc<Shared>)>,
+    /// Where the present attempt goes, and on which connection.
+    placed: Option<Placed>,
+    shared: Option<Arc<Shared>>,
     guard: Option<CancelGuard>,
-    done: Done,
+    done: Option<Done>,
+}
+
+thread_local! {
+    /// While a callback runs, the call that it is told of. The call that it starts, which often is the same again,
+    /// takes over the memory, and the way to the peer.
+    static ENDED: Cell<Option<Box<AsyncCall>>> = const { Cell::new(None) };
 }
 
 impl AsyncCall {
-    pub(super) fn start(channel: MprpcChannel, call: &Call<'_>, mut attempts: Attempts, done: Done) {
-        let now = attempts.began;
-        let may = attempts.may_start(call, &channel.shared.client, now);
-        let picked = may.and_then(|()| {
-            let (service, first) = channel.service(attempts.method);
-            let picked = channel.pick(service, &attempts, now);
-            attempts.marks[0] = first.then(Instant::now);
-            picked
-        });
-        let placed = match picked {
-            Ok(placed) => placed,
-            Err(failure) => return finish(done, Err(attempts.error(failure))),
-        };
-        let mut this = Box::new(Self {
-            channel,
-            attempts,
-            options: call.options.clone(),
-            frame: Vec::new(),
-            message: 0..0,
-            wire: placed.peer.wire,
-            target: None,
-            guard: None,
-            done,
-        });
-        this.encode(&Payload::Message(call.request), now);
-        this.post(placed);
+    pub(super) fn start(channel: &MprpcChannel, call: &Call<'_>, done: Done) {
+        let mut this = Self::new(channel, call, done);
+        let now = this.attempts.began;
+        let may = this.attempts.may_start(call, &channel.shared.client, now);
+        match may.and_then(|()| this.place()) {
+            Err(failure) => this.fail(failure),
+            Ok(first) => {
+                this.attempts.marks[0] = first.then(Instant::now);
+                this.encode(&Payload::Message(call.request), now);
+                this.post();
+            }
+        }
+    }
+
+    fn new(channel: &MprpcChannel, call: &Call<'_>, done: Done) -> Box<Self> {
+        let attempts = Attempts::new(call, channel.timeout);
+        let (options, done) = (call.options.clone(), Some(done));
+        // There is none while the thread ends.
+        match ENDED.try_with(Cell::take).ok().flatten() {
+            Some(mut this) if Arc::ptr_eq(&this.channel.shared, &channel.shared) => {
+                this.channel.balance = channel.balance;
+                (this.attempts, this.options, this.done) = (attempts, options, done);
+                this
+            }
+            _ => Box::new(Self {
+                channel: channel.clone(),
+                attempts,
+                options,
+                frame: Vec::new(),
+                message: 0..0,
+                placed: None,
+                shared: None,
+                guard: None,
+                done,
+            }),
+        }
+    }
+
+    /// Chooses a peer. Returns whether this is the first call of the service.
+    fn place(&mut self) -> Result<bool, Failure> {
+        let (service, first) = self.channel.service(self.attempts.method);
+        let now = self.attempts.since;
+        self.channel.pick(service, &self.attempts, |peer, measured| match &mut self.placed {
+            Some(placed) if Arc::ptr_eq(&placed.peer, peer) => placed.again(now, measured),
+            placed => {
+                *placed = Some(Placed::new(peer.clone(), now, measured));
+                self.shared = None;
+            }
+        })?;
+        Ok(first)
+    }
+
+    fn wire(&self) -> Wire {
+        self.placed.as_ref().map_or(Wire::Mux, |placed| placed.peer.wire)
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
-        let given = self.options.given();
-        let mut frame = Vec::with_capacity(HEAD_GUESS + self.attempts.size as usize);
+        let (given, size) = (self.options.given(), HEAD_GUESS + self.attempts.size as usize);
+        let mut frame = std::mem::take(&mut self.frame);
+        frame.clear();
+        if frame.capacity() > 4 * size {
+            // It was a much larger one's.
+            frame = Vec::new();
+        }
+        frame.reserve(size);
         let head = Head {
             method: self.attempts.method,
             remaining: self.attempts.remaining(now),
             metadata: &given.metadata,
             attachment: &given.attachment,
         };
-        self.message = encode::request(&mut frame, self.wire, 0, &head, payload);
+        self.message = encode::request(&mut frame, self.wire(), 0, &head, payload);
         self.frame = frame;
     }
 
-    fn post(mut self: Box<Self>, placed: Placed) {
-        self.attempts.begin(&placed.peer);
-        let clients = match self.channel.shared.app.clients() {
-            Ok(clients) => clients,
-            Err(error) => return finish(self.done, Err(error)),
+    fn post(mut self: Box<Self>) {
+        let shared = match self.connection() {
+            Ok(shared) => shared,
+            Err(error) => return self.end(Err(error)),
         };
-        let shared = placed.peer.shared(clients, &self.channel.shared.client);
         if let Err(failure) = encode::check_peer(self.attempts.size, shared.link.max_body()) {
-            return finish(self.done, Err(self.attempts.error(failure)));
+            return self.fail(failure);
         }
         let tag = match &self.options.given().cancel {
             None => 0,
@@ -105,8 +145,7 @@ impl AsyncCall {
                 tag
             }
         };
-        self.target = Some((placed, shared.clone()));
-        let deadline = self.attempts.patience(self.wire);
+        let deadline = self.attempts.patience(self.wire());
         let empty_ok = self.attempts.method.empty_response;
         let token = self.options.given().cancel.clone();
         let start = Command::Start { tag, deadline, empty_ok, done: self };
@@ -123,10 +162,21 @@ impl AsyncCall {
         }
     }
 
+    /// The connection of the present attempt.
+    fn connection(&mut self) -> Result<Arc<Shared>, Error> {
+        let peer = &self.placed.as_ref().expect("it was placed").peer;
+        self.attempts.begin(peer);
+        if self.shared.as_ref().is_none_or(|shared| !shared.link.takes_calls()) {
+            let pool = self.channel.shared.app.clients()?;
+            self.shared = Some(peer.shared(pool, &self.channel.shared.client));
+        }
+        Ok(self.shared.clone().expect("there is one now"))
+    }
+
     /// Notes what the outcome says about the peer. Returns the failure with what it takes to
     /// decide about another attempt.
     fn judge(&mut self, mut failure: Failure, now: Instant) -> Failed {
-        let Some((placed, shared)) = self.target.take() else {
+        let Some((placed, shared)) = self.placed.take().zip(self.shared.take()) else {
             return Failed { failure, stale: false };
         };
         let (peer, link) = (&placed.peer, &shared.link);
@@ -146,7 +196,7 @@ impl AsyncCall {
 
     /// Notes when the connection was open. If it opened in this very turn, nobody said so yet.
     fn mark_open(&mut self, answered: bool) {
-        let open = self.target.as_ref().and_then(|(_, shared)| shared.link.opened_at());
+        let open = self.shared.as_ref().and_then(|shared| shared.link.opened_at());
         let marks = &mut self.attempts.marks;
         marks[2] = open.or_else(|| marks[1].filter(|_| answered));
     }
@@ -158,18 +208,31 @@ impl AsyncCall {
             let status = Status::cancelled("cancelled by the caller");
             return Err((self, Failure { ran: Ran::No, status }));
         }
-        let (service, _) = self.channel.service(self.attempts.method);
-        let placed = match self.channel.pick(service, &self.attempts, now) {
-            Ok(placed) => placed,
-            Err(failure) => return Err((self, failure)),
-        };
-        self.wire = placed.peer.wire;
+        if let Err(failure) = self.place() {
+            return Err((self, failure));
+        }
         self.guard = None;
         let old = std::mem::take(&mut self.frame);
         let message = self.message.clone();
         self.encode(&Payload::Bytes(&old[message]), now);
-        self.post(placed);
+        self.post();
         Ok(())
+    }
+
+    fn fail(self: Box<Self>, failure: Failure) {
+        let error = self.attempts.error(failure);
+        self.end(Err(error));
+    }
+
+    /// Tells the caller.
+    fn end(mut self: Box<Self>, result: Result<Received<'_>, Error>) {
+        self.guard = None;
+        if let Some(done) = self.done.take() {
+            let ended = result.is_ok();
+            let _ = ENDED.try_with(|slot| slot.set(Some(self).filter(|_| ended)));
+            run(done, result);
+            let _ = ENDED.try_with(Cell::take);
+        }
     }
 }
 
@@ -192,29 +255,25 @@ impl Completion for AsyncCall {
                     let server = received.stages.take().and_then(|stages| stages.server);
                     received.stages = Some(self.attempts.stages(reactor::now(), server));
                 }
-                let Self { done, target, .. } = *self;
-                if let Some((placed, _)) = target {
+                if let Some(placed) = &mut self.placed {
                     placed.answered(reactor::now());
                 }
-                return finish(done, Ok(received));
+                return self.end(Ok(received));
             }
             Err(failure) => failure,
         };
         self.mark_open(false);
         let failed = self.judge(failure, reactor::now());
-        if self.attempts.may_retry(&failed, &self.channel.shared.budget) {
-            if let Err((this, failure)) = self.again() {
-                finish(this.done, Err(this.attempts.error(failure)));
-            }
-        } else {
-            let error = self.attempts.error(failed.failure);
-            finish(self.done, Err(error));
+        if !self.attempts.may_retry(&failed, &self.channel.shared.budget) {
+            self.fail(failed.failure);
+        } else if let Err((this, failure)) = self.again() {
+            this.fail(failure);
         }
     }
 }
 
 /// Runs the caller's callback, which must not take the reactor down.
-fn finish(done: Done, result: Result<crate::connection::call::Received<'_>, crate::error::Error>) {
+fn run(done: Done, result: Result<Received<'_>, Error>) {
     if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
         log::error!("the callback of a call panicked");
     }

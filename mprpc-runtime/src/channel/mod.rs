@@ -141,16 +141,21 @@ impl MprpcChannel {
         Intercepted::new(self.clone(), interceptor)
     }
 
-    /// Places the next attempt of a call of `service`.
-    fn pick(&self, service: &ServiceState, call: &Attempts, now: Instant) -> Result<Placed, Failure> {
+    /// Chooses who gets the next attempt of a call of `service`, where `place` places it.
+    fn pick<P>(
+        &self,
+        service: &ServiceState,
+        call: &Attempts,
+        place: impl FnOnce(&Arc<Peer>, bool) -> P,
+    ) -> Result<P, Failure> {
         // A reactor cannot wait for a first look-up; it takes what is known.
-        let deadline = if reactor::on_reactor_thread() { now } else { call.deadline };
+        let deadline = if reactor::on_reactor_thread() { call.since } else { call.deadline };
         let snapshot = self
             .shared
             .registry
             .lookup(&service.name, deadline)
             .map_err(|error| Failure { ran: Ran::No, status: Status::unavailable(error.to_string()) })?;
-        service.pick(&snapshot, self.balance, call, now, self)
+        service.pick(&snapshot, self.balance, call, self, place)
     }
 
     /// The service of a method, and whether this is the first call of it.
@@ -207,9 +212,8 @@ impl RpcChannel for MprpcChannel {
     }
 
     fn call_method(&self, call: Call<'_>, done: Done) {
-        let attempts = Attempts::new(&call, self.timeout);
         self.shared.budget.earn();
-        AsyncCall::start(self.clone(), &call, attempts, done);
+        AsyncCall::start(self, &call, done);
     }
 
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
@@ -221,9 +225,10 @@ impl RpcChannel for MprpcChannel {
             let now = Instant::now();
             attempts.renew(now);
             let client = &self.shared.client;
+            let place = |peer: &Arc<Peer>, measured| Placed::new(peer.clone(), now, measured);
             let picked =
-                attempts.may_start(&call, client, now).and_then(|()| self.pick(service, &attempts, now));
-            let placed = match picked {
+                attempts.may_start(&call, client, now).and_then(|()| self.pick(service, &attempts, place));
+            let mut placed = match picked {
                 Err(failure) => return Err(attempts.error(failure)),
                 Ok(placed) => placed,
             };

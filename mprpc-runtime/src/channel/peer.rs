@@ -162,7 +162,13 @@ impl Placed {
         Self { peer, since: now, measured, ended: false }
     }
 
-    pub(super) fn answered(mut self, now: Instant) {
+    /// The call was answered, and another one goes to the same peer.
+    pub(super) fn again(&mut self, now: Instant, measured: bool) {
+        self.peer.health.begin();
+        (self.since, self.measured, self.ended) = (now, measured, false);
+    }
+
+    pub(super) fn answered(&mut self, now: Instant) {
         if self.measured {
             self.end(Verdict::Answered, now.saturating_duration_since(self.since), now);
         } else {

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     Attempts,
-    peer::{Peer, Placed, random},
+    peer::{Peer, random},
 };
 use crate::{
     balance::{self, Draw, Endpoints, Fit, Policy, Standing, mix},
@@ -68,16 +68,17 @@ impl ServiceState {
         Self { name, known: RwLock::default(), seed: random(), turn: AtomicU64::new(0) }
     }
 
-    /// Places the next attempt of a call at a peer. One that is known to be bad, or failed this very
-    /// call, is taken only if there is no other.
-    pub(super) fn pick(
+    /// Chooses a peer for the next attempt of a call, which `place` places there; it is also told whether there
+    /// are others. One that is known to be bad, or failed this very call, is taken only if there is no other.
+    pub(super) fn pick<P>(
         &self,
         snapshot: &Arc<Snapshot>,
         policy: Policy,
         call: &Attempts,
-        now: Instant,
         peers: &impl Peers,
-    ) -> Result<Placed, Failure> {
+        place: impl FnOnce(&Arc<Peer>, bool) -> P,
+    ) -> Result<P, Failure> {
+        let now = call.since;
         let mut known = self.read();
         if !known.is_fresh(snapshot, now) {
             drop(known);
@@ -88,7 +89,9 @@ impl ServiceState {
             drop(old);
             known = self.read();
         }
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        let others = known.members.len() > 1;
+        // Of one, nothing is drawn.
+        let turn = if others { self.turn.fetch_add(1, Ordering::Relaxed) } else { 0 };
         let draw = Draw { now, turn, random: mix(self.seed.wrapping_add(turn)) };
         let fit = |at: usize| {
             let Member { endpoint, peer, .. } = &known.members[at];
@@ -100,14 +103,13 @@ impl ServiceState {
         };
         let choice = known.endpoints.pick(policy, draw, fit).ok_or_else(|| nobody(call.method))?;
         if choice.ailing {
-            for at in known.endpoints.to_probe(now, draw.random) {
+            for at in known.endpoints.to_probe(now, random()) {
                 let peer = &known.members[at].peer;
                 peer.discard_idle(now);
                 peers.check(peer, now);
             }
         }
-        let peer = known.members[choice.index].peer.clone();
-        Ok(Placed::new(peer, now, known.members.len() > 1))
+        Ok(place(&known.members[choice.index].peer, others))
     }
 
     /// Ejects a peer whose calls fail, if not too many are ejected already.
