@@ -34,9 +34,8 @@ impl<T> Calls<T> {
             // Who makes one call at a time needs no room for more.
             self.queue.reserve_exact(1);
         }
-        self.queue.push_back((id, None));
-        let last = self.queue.len() - 1;
-        self.queue[last].1.insert(call)
+        self.queue.push_back((id, Some(call)));
+        self.queue.back_mut().and_then(|(_, call)| call.as_mut()).expect("it was just added")
     }
 
     /// The call with this id, if it waits.
@@ -47,8 +46,12 @@ impl<T> Calls<T> {
 
     /// Takes a call out.
     pub fn remove(&mut self, id: u64) -> Option<T> {
-        let at = self.position(id)?;
-        let call = self.queue[at].1.take()?;
+        let call = if self.queue.front()?.0 == id {
+            self.queue.pop_front()?.1?
+        } else {
+            let at = self.position(id)?;
+            self.queue[at].1.take()?
+        };
         self.live -= 1;
         while matches!(self.queue.front(), Some((_, None))) {
             self.queue.pop_front();
@@ -72,9 +75,6 @@ impl<T> Calls<T> {
     }
 
     fn position(&self, id: u64) -> Option<usize> {
-        if self.queue.front()?.0 == id {
-            return Some(0);
-        }
         self.queue.binary_search_by_key(&id, |(id, _)| *id).ok()
     }
 }

@@ -54,6 +54,10 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
                     &mut run,
                 );
                 self.expect(now);
+                if mux {
+                    // Nothing that others are told of has changed.
+                    return self.look(now);
+                }
             }
             Command::Cancel(tag) => self.cancel(tag, &mut run),
             Command::Close(reason) => self.close(reason, &mut run),
