@@ -232,12 +232,12 @@ impl Dispatch for Dispatcher {
             return incoming.ticket.fail(Status::resource_exhausted(text).with_retryable(true));
         }
         let (client, now) = (incoming.client, incoming.received);
-        let call = ServerCall::new(route.method, incoming, !route.inline);
         if route.inline {
             self.watch.begin(route.number, true, now);
-            handle(&*route.service, route.index, call);
+            handle(&*route.service, route.index, || ServerCall::new(route.method, incoming, false));
             return Watch::end();
         }
+        let call = ServerCall::new(route.method, incoming, true);
         let (service, index, number) = (route.service.clone(), route.index, route.number);
         let mut call = call.into_owned();
         let mut gathered = self.gathered();
@@ -268,7 +268,7 @@ impl Job {
             call.fail(Status::deadline_exceeded("the deadline passed in the worker queue; it did not run"));
         } else {
             self.watch.begin(self.number, false, now);
-            handle(&*self.service, self.index, call);
+            handle(&*self.service, self.index, || call);
             Watch::end();
         }
     }
@@ -290,9 +290,11 @@ fn catch_up(now: Instant, backlog: impl Fn() -> usize) -> Instant {
     Instant::now()
 }
 
-/// Runs a handler. Its panic is the end of its call and of nothing else.
-fn handle(service: &dyn Service, index: usize, call: ServerCall<'_>) {
-    if catch_unwind(AssertUnwindSafe(|| service.call_method(index, call))).is_err() {
+/// Runs a handler. Its panic is the end of its call and of nothing else. The call is made where it is
+/// needed, as moving it costs more.
+#[inline]
+fn handle<'a>(service: &dyn Service, index: usize, call: impl FnOnce() -> ServerCall<'a>) {
+    if catch_unwind(AssertUnwindSafe(|| service.call_method(index, call()))).is_err() {
         // Unwinding dropped the call's ticket, which answered it.
         static PANICS: Mutex<Option<LogLimit>> = Mutex::new(None);
         let path = service.descriptor().methods[index].path();
