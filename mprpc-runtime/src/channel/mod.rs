@@ -150,12 +150,7 @@ impl MprpcChannel {
     ) -> Result<P, Failure> {
         // A reactor cannot wait for a first look-up; it takes what is known.
         let deadline = if reactor::on_reactor_thread() { call.since } else { call.deadline };
-        let snapshot = self
-            .shared
-            .registry
-            .lookup(&service.name, deadline)
-            .map_err(|error| Failure { ran: Ran::No, status: Status::unavailable(error.to_string()) })?;
-        service.pick(&snapshot, self.balance, call, self, place)
+        service.pick(&*self.shared.registry, deadline, self.balance, call, self, place)
     }
 
     /// The service of a method, and whether this is the first call of it.

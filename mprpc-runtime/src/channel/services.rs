@@ -19,7 +19,7 @@ use crate::{
     connection::call::Failure,
     descriptor::MethodDescriptor,
     error::Ran,
-    registry::{Endpoint, ServiceName, Snapshot},
+    registry::{Endpoint, Registry, ServiceName, Snapshot},
     status::Status,
     wire::Wire,
 };
@@ -72,7 +72,8 @@ impl ServiceState {
     /// are others. One that is known to be bad, or failed this very call, is taken only if there is no other.
     pub(super) fn pick<P>(
         &self,
-        snapshot: &Arc<Snapshot>,
+        registry: &dyn Registry,
+        deadline: Instant,
         policy: Policy,
         call: &Attempts,
         peers: &impl Peers,
@@ -80,11 +81,14 @@ impl ServiceState {
     ) -> Result<P, Failure> {
         let now = call.since;
         let mut known = self.read();
-        if !known.is_fresh(snapshot, now) {
+        if known.is_doubted(now) || !registry.is_newest(&self.name, &known.snapshot) {
             drop(known);
+            let snapshot = registry
+                .lookup(&self.name, deadline)
+                .map_err(|error| Failure { ran: Ran::No, status: Status::unavailable(error.to_string()) })?;
             let mut old = self.known.write().unwrap_or_else(PoisonError::into_inner);
-            if !old.is_fresh(snapshot, now) {
-                old.renew(&self.name.full, snapshot, now, peers);
+            if old.is_doubted(now) || !Arc::ptr_eq(&old.snapshot, &snapshot) {
+                old.renew(&self.name.full, &snapshot, now, peers);
             }
             drop(old);
             known = self.read();
@@ -125,8 +129,9 @@ impl ServiceState {
 }
 
 impl Known {
-    fn is_fresh(&self, snapshot: &Arc<Snapshot>, now: Instant) -> bool {
-        Arc::ptr_eq(&self.snapshot, snapshot) && self.look_again.is_none_or(|at| now < at)
+    /// Whether it is time to look again whether those that the registry lost still answer.
+    fn is_doubted(&self, now: Instant) -> bool {
+        self.look_again.is_some_and(|at| now >= at)
     }
 
     /// Takes over what the registry says. If it suddenly lists none, or lost half of those before,

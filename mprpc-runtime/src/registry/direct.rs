@@ -34,6 +34,10 @@ impl Registry for DirectRegistry {
     fn lookup(&self, _service: &ServiceName, _deadline: Instant) -> Result<Arc<Snapshot>, Error> {
         Ok(Arc::clone(&self.snapshot))
     }
+
+    fn is_newest(&self, _service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
+        Arc::ptr_eq(&self.snapshot, snapshot)
+    }
 }
 
 #[cfg(test)]

@@ -130,6 +130,11 @@ pub trait Registry: Send + Sync {
     /// # Errors
     /// Nothing is known of the service and the registry cannot be asked in time.
     fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error>;
+
+    /// Whether `lookup` would return this very snapshot, which spares who has it the look-up.
+    fn is_newest(&self, _service: &ServiceName, _snapshot: &Arc<Snapshot>) -> bool {
+        false
+    }
 }
 
 /// The greatest weight; more is taken for a mistake.

@@ -66,6 +66,11 @@ impl Shared {
         snapshots.get(service).cloned()
     }
 
+    pub(super) fn is_newest(&self, service: &str, snapshot: &Arc<Snapshot>) -> bool {
+        let snapshots = self.snapshots.read().unwrap_or_else(PoisonError::into_inner);
+        snapshots.get(service).is_some_and(|newest| Arc::ptr_eq(newest, snapshot))
+    }
+
     /// Has the service looked up from now on; false if that is so already.
     pub(super) fn ask(&self, service: &ServiceName) -> bool {
         let mut desk = self.desk();

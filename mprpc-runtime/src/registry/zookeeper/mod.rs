@@ -265,6 +265,10 @@ impl Registry for ZooKeeperRegistry {
         }
         self.shared.first(&service.full, deadline)
     }
+
+    fn is_newest(&self, service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
+        self.shared.is_newest(&service.full, snapshot)
+    }
 }
 
 impl Drop for ZooKeeperRegistry {
