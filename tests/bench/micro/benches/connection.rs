@@ -8,8 +8,7 @@ use std::{
 use criterion::{Criterion, Throughput};
 use mprpc_runtime::{
     connection::{
-        ConnId, Connection, Dispatch, Incoming, Mailbox,
-        ReplyExtras,
+        ConnId, Connection, Dispatch, Incoming, Mailbox, Quota, ReplyExtras,
         server::{ServerConnection, ServerSettings},
     },
     wire::mux::Hello,
@@ -37,7 +36,9 @@ pub(crate) fn bench(criterion: &mut Criterion) {
         max_header: 65_535,
         max_body: 4 << 20,
         max_calls: 1024,
+        max_input: 1 << 20,
         max_output: 1 << 20,
+        memory: Quota::new(1 << 30),
         request_timeout: 10 * second,
         idle_timeout: 300 * second,
         min_ping_interval: second,
