@@ -70,7 +70,7 @@ NEVER = [
 BUDGETS = """
 status 125  error 130
 wire 665  balance 500
-connection 2750
+connection 2780
 reactor 1100  registry 2020  logger 400  config 500
 descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 140  lanes 130  worker 190  stub 145  stages 80
 application 180

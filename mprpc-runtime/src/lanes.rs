@@ -128,6 +128,10 @@ impl<J> Lanes<J> {
         let lane = client as usize % LANES;
         if self.lanes[lane].is_empty() {
             self.turns.push_back(lane);
+            if self.lanes[lane].capacity() == 0 {
+                // Clients that make one call at a time need no room for more, in none of the lanes.
+                self.lanes[lane].reserve_exact(1);
+            }
         }
         &mut self.lanes[lane]
     }

@@ -16,6 +16,7 @@ use std::{io, time::Instant};
 
 use crate::wire::buf::Output;
 
+mod addr;
 pub mod call;
 pub mod calls;
 pub mod cancel;
@@ -30,6 +31,7 @@ pub mod server;
 mod tests;
 mod ticket;
 
+pub(crate) use addr::SmallAddr;
 pub use call::{Body, Dispatch, Incoming, Known, Metadata};
 pub use cancel::CancelToken;
 pub use mailbox::{Command, Mailbox};

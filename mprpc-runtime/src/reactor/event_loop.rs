@@ -234,7 +234,7 @@ impl EventLoop {
             return;
         };
         guarded(|| {
-            let peer = slot.peer;
+            let peer = slot.peer.get();
             if let Some(error) = lost {
                 slot.connection.lost(error, self.turn.now);
                 log::debug!("the connection with {peer} is lost: {error}");

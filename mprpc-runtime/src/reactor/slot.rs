@@ -18,7 +18,7 @@ use socket2::SockRef;
 
 use super::{Accept, handle::Place, timers::Timers};
 use crate::{
-    connection::{Command, ConnId, Connection, Intent},
+    connection::{Command, ConnId, Connection, Intent, SmallAddr},
     wire::buf::Output,
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Slot {
     pub(super) id: ConnId,
     pub(super) stream: TcpStream,
     pub(super) connection: Box<dyn Connection>,
-    pub(super) peer: SocketAddr,
+    pub(super) peer: SmallAddr,
     /// Who accepted it; none for an outgoing connection.
     pub(super) accept: Option<Arc<dyn Accept>>,
     input: Input,
@@ -86,10 +86,11 @@ pub(super) struct Turn {
 
 impl Turn {
     pub(super) fn new() -> Self {
+        let now = Instant::now();
         Self {
-            now: Instant::now(),
+            now,
             queue: VecDeque::new(),
-            timers: Timers::default(),
+            timers: Timers::new(now),
             scratch: vec![0; READ_BYTES],
             spares: Vec::new(),
         }
@@ -130,7 +131,7 @@ impl Slot {
             id,
             stream,
             connection,
-            peer,
+            peer: peer.into(),
             accept,
             // Who connects mostly writes at once: by now its request is there.
             input: if connected { Input::Ready } else { Input::Empty },

@@ -2,9 +2,14 @@
 
 use bytes::Bytes;
 
-/// Bytes received that do not make a whole frame yet. An idle connection holds no memory here.
+/// Bytes received that do not make a whole frame yet. An idle connection, of which there are many, holds no
+/// memory here but for one pointer.
 #[derive(Debug, Default)]
-pub struct Inbox {
+pub struct Inbox(Option<Box<Held>>);
+
+/// Never empty.
+#[derive(Debug)]
+struct Held {
     bytes: Vec<u8>,
     used: usize,
 }
@@ -12,67 +17,81 @@ pub struct Inbox {
 impl Inbox {
     /// Everything that waits.
     pub fn as_slice(&self) -> &[u8] {
-        &self.bytes[self.used..]
+        self.0.as_ref().map_or(&[], |held| &held.bytes[held.used..])
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.used
+        self.as_slice().len()
     }
 
     /// True if nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.0.is_none()
     }
 
     #[cfg(test)]
     pub(crate) fn capacity(&self) -> usize {
-        self.bytes.capacity()
+        self.0.as_ref().map_or(0, |held| held.bytes.capacity())
     }
 
     /// Appends what was read. Memory grows with what was received, never with what was announced:
     /// fourfold, so that a large frame is copied on little.
     pub fn push(&mut self, bytes: &[u8]) {
-        if self.bytes.capacity() - self.bytes.len() < bytes.len() {
-            self.bytes.reserve_exact(bytes.len() + 3 * self.len());
+        let len = self.len();
+        match &mut self.0 {
+            _ if bytes.is_empty() => {}
+            None => *self = Self::of(bytes.to_vec()),
+            Some(held) => {
+                if held.bytes.capacity() - held.bytes.len() < bytes.len() {
+                    held.bytes.reserve_exact(bytes.len() + 3 * len);
+                }
+                held.bytes.extend_from_slice(bytes);
+            }
         }
-        self.bytes.extend_from_slice(bytes);
     }
 
     /// Memory to read more of a frame of `total` bytes into, behind what is there, which spares
     /// copying it. `None` if so little of it is there, or missing, that it does not pay. It grows as
     /// in `push`.
     pub fn room(&mut self, total: usize) -> Option<&mut Vec<u8>> {
-        let missing = total.saturating_sub(self.len());
-        if missing < OWN_READ || 3 * self.len() < OWN_READ {
+        let len = self.len();
+        let missing = total.saturating_sub(len);
+        if missing < OWN_READ || 3 * len < OWN_READ {
             return None;
         }
-        if self.bytes.capacity() == self.bytes.len() {
-            self.bytes.reserve_exact(missing.min(3 * self.len()));
+        let bytes = &mut self.0.as_mut()?.bytes;
+        if bytes.capacity() == bytes.len() {
+            bytes.reserve_exact(missing.min(3 * len));
         }
-        Some(&mut self.bytes)
+        Some(bytes)
     }
 
     /// Drops the first `n` bytes, and all memory if nothing is left.
     pub fn consume(&mut self, n: usize) {
-        self.used += n;
-        if self.is_empty() {
-            *self = Self::default();
-        } else if self.used * 2 >= self.bytes.len() {
+        let Some(held) = &mut self.0 else { return };
+        held.used += n;
+        if held.used == held.bytes.len() {
+            self.0 = None;
+        } else if held.used * 2 >= held.bytes.len() {
             // What is moved is never more than what was dropped since the last time.
-            self.bytes.drain(..self.used);
-            self.used = 0;
+            held.bytes.drain(..held.used);
+            held.used = 0;
         }
     }
 
     /// Takes everything out, to be shared without a copy; `thaw` takes back what was not used.
     pub fn freeze(self) -> Bytes {
-        Bytes::from(self.bytes).split_off(self.used)
+        self.0.map_or_else(Bytes::new, |held| Bytes::from(held.bytes).split_off(held.used))
     }
 
     /// An inbox with these bytes. Copied only if somebody else still holds what they were part of.
     pub fn thaw(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Self::default() } else { Self { bytes: bytes.into(), used: 0 } }
+        if bytes.is_empty() { Self::default() } else { Self::of(bytes.into()) }
+    }
+
+    fn of(bytes: Vec<u8>) -> Self {
+        Self(Some(Box::new(Held { bytes, used: 0 })))
     }
 }
 

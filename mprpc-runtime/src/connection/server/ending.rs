@@ -22,7 +22,7 @@ impl ServerConnection {
             Phase::Mux(state) if ended && (!state.leaving || quiet()) => {
                 self.goodbye("the caller closed");
             }
-            Phase::Mux(_) if matches!(self.drain, Drain::Final(_)) && quiet() => self.linger(),
+            Phase::Mux(_) if matches!(self.drain(), Drain::Final(_)) && quiet() => self.linger(),
             // Closing without a word would look like a message of defaults to a C++ caller.
             Phase::Legacy(_) if ended && unread && quiet() => {
                 self.reset("a legacy request ended in its middle");
@@ -44,14 +44,14 @@ impl ServerConnection {
     }
 
     pub(super) fn drains(&self) -> bool {
-        !matches!(self.drain, Drain::No)
+        !matches!(self.drain(), Drain::No)
     }
 
     /// Takes no new calls, finishes the running ones, closes. A connection whose wire is not known
     /// yet gets the time to say: a caller may have written its request already.
     pub(super) fn start_drain(&mut self, now: Instant) {
         if !self.drains() {
-            self.drain = Drain::Announced(now + GRACE);
+            self.rare().drain = Drain::Announced(now + GRACE);
             if let Phase::Mux(_) = self.phase {
                 self.announce_drain();
             }
@@ -65,7 +65,7 @@ impl ServerConnection {
 
     /// The second step: what comes from now on was sent by a peer that knows, or by nobody.
     pub(super) fn finish_drain(&mut self) {
-        self.drain = Drain::Final(self.last_id);
+        self.rare().drain = Drain::Final(self.last_id);
         match self.phase {
             Phase::Mux(_) => self.say_go_away(self.last_id, "draining"),
             Phase::Sniff => self.reset("draining"),
@@ -81,7 +81,7 @@ impl ServerConnection {
             // An empty reply would look like a message of defaults to a C++ caller.
             Phase::Sniff | Phase::Legacy(_) => self.reset(reason),
             Phase::Mux(_) => {
-                self.reason.get_or_insert_with(|| Box::new(Cow::Borrowed(reason)));
+                self.rare().reason.get_or_insert(Cow::Borrowed(reason));
                 self.goodbye(reason);
             }
             Phase::Linger(_) | Phase::Reset | Phase::Closed => {}
@@ -90,7 +90,7 @@ impl ServerConnection {
 
     /// Ends a mux connection: GoAway with the reason, then FIN.
     pub(super) fn goodbye(&mut self, reason: &str) {
-        let last = match self.drain {
+        let last = match self.drain() {
             Drain::Final(last) => last,
             Drain::No | Drain::Announced(_) => self.last_id,
         };
@@ -108,7 +108,7 @@ impl ServerConnection {
     }
 
     pub(super) fn reset(&mut self, reason: impl Into<Cow<'static, str>>) {
-        self.reason = Some(Box::new(reason.into()));
+        self.rare().reason = Some(reason.into());
         self.end(Phase::Reset);
     }
 

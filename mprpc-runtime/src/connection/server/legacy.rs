@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata},
+    connection::{Body, Incoming, Metadata, SmallAddr},
     wire::{Dialect, Wire, legacy},
 };
 
@@ -46,7 +46,7 @@ impl ServerConnection {
             metadata: Metadata::default(),
             deadline: None,
             received: now,
-            peer: self.peer,
+            peer: self.peer.as_ref().map(SmallAddr::get),
             client: self.id.0,
             cancel: &mut cancel,
             ticket,

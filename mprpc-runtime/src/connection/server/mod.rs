@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Command, ConnId, Connection, Dispatch, Intent, Mailbox, Quota, Share, Ticket,
+    Command, ConnId, Connection, Dispatch, Intent, Mailbox, Quota, SmallAddr, Ticket,
     calls::Calls,
     cancel::CancelToken,
     patience::{Farewell, Haste, Late, Watch},
@@ -70,18 +70,17 @@ pub struct ServerSettings {
 /// The state machine. `Dispatch` gets the calls, the driver carries out the rest.
 pub struct ServerConnection {
     id: ConnId,
-    peer: Option<SocketAddr>,
+    peer: Option<SmallAddr>,
     settings: Arc<ServerSettings>,
     dispatch: Arc<dyn Dispatch>,
     mailbox: Arc<Mailbox>,
     phase: Phase,
-    drain: Drain,
     calls: Calls<Entry>,
     /// Calls begun since the mailbox was told, and the bytes of those that are open.
-    begun: u64,
+    begun: u32,
     taken: usize,
-    /// What inbox and output hold.
-    held: Share,
+    /// Of what inbox and output hold, what counts towards `memory`.
+    held: usize,
     /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
@@ -95,13 +94,20 @@ pub struct ServerConnection {
     /// Last byte in, last answer out, or the start.
     active: Instant,
     watch: Watch,
-    /// Made with the first cancel: idle connections are many.
-    haste: Option<Box<Haste>>,
+    /// Idle connections are many, and need none of it.
+    rare: Option<Box<Rare>>,
     /// No deadline of a call that waits for a worker, or runs on one, is earlier.
     earliest: Option<Instant>,
     eof: bool,
-    /// Boxed, as idle connections are many and have none.
-    reason: Option<Box<Cow<'static, str>>>,
+}
+
+/// What few connections come to need.
+#[derive(Default)]
+struct Rare {
+    drain: Drain,
+    /// Made with the first cancel.
+    haste: Option<Haste>,
+    reason: Option<Cow<'static, str>>,
 }
 
 /// A call that runs.
@@ -127,8 +133,9 @@ enum Phase {
 }
 
 /// The steps of a drain.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 enum Drain {
+    #[default]
     No,
     /// The peer was asked to open no more calls; those on their way still count, until it says
     /// that it knows (Pong) or this time.
@@ -147,19 +154,17 @@ impl ServerConnection {
         mailbox: Arc<Mailbox>,
         now: Instant,
     ) -> Self {
-        let held = settings.memory.hold(0);
         Self {
             id,
-            peer,
+            peer: peer.map(SmallAddr::from),
             settings,
             dispatch,
             mailbox,
             phase: Phase::Sniff,
-            drain: Drain::No,
             calls: Calls::default(),
             begun: 0,
             taken: 0,
-            held,
+            held: 0,
             last_id: 0,
             inbox: Inbox::default(),
             skip: 0,
@@ -168,11 +173,18 @@ impl ServerConnection {
             output: Output::default(),
             active: now,
             watch: Watch::default(),
-            haste: None,
+            rare: None,
             earliest: None,
             eof: false,
-            reason: None,
         }
+    }
+
+    fn rare(&mut self) -> &mut Rare {
+        self.rare.get_or_insert_default()
+    }
+
+    fn drain(&self) -> Drain {
+        self.rare.as_ref().map_or(Drain::No, |rare| rare.drain)
     }
 
     /// Goes on with what had to wait, if it may.
@@ -195,7 +207,7 @@ impl ServerConnection {
     /// What follows from whatever just happened. Every method that takes `now` ends here.
     fn settle(&mut self, now: Instant) {
         self.settle_end(now);
-        self.held.set(self.inbox.len() + self.output.len());
+        self.settings.memory.follow(&mut self.held, self.inbox.len() + self.output.len());
         let choked = self.is_open() && !self.may_write();
         if choked != self.choked {
             self.choke(choked);
@@ -291,7 +303,7 @@ impl Connection for ServerConnection {
 
     fn lost(&mut self, _error: &io::Error, _now: Instant) {
         // After a panic the mailbox was not told of those that will answer there all the same.
-        self.mailbox.begin(std::mem::take(&mut self.begun));
+        self.mailbox.begin(std::mem::take(&mut self.begun).into());
         self.cancel_all();
         self.phase = Phase::Closed;
     }
@@ -339,7 +351,7 @@ impl Connection for ServerConnection {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
-        let own = match (&self.phase, self.drain) {
+        let own = match (&self.phase, self.drain()) {
             (Phase::Reset | Phase::Closed, _) => return None,
             (Phase::Linger(farewell), _) => farewell.due(),
             (_, Drain::Announced(until)) => self.idle_until().into_iter().chain([until]).min(),
@@ -359,7 +371,7 @@ impl Connection for ServerConnection {
                 self.close("idle (idle_timeout)");
             }
             None => {
-                if matches!(self.drain, Drain::Announced(until) if now >= until) {
+                if matches!(self.drain(), Drain::Announced(until) if now >= until) {
                     self.finish_drain();
                 }
             }
@@ -368,16 +380,17 @@ impl Connection for ServerConnection {
     }
 
     fn reason(&self) -> Option<&str> {
-        self.reason.as_ref().map(|reason| &***reason)
+        self.rare.as_ref()?.reason.as_deref()
     }
 }
 
 impl Drop for ServerConnection {
-    /// However it ended: its calls are cancelled, and have to find that out.
+    /// However it ended: its calls are cancelled, and have to find that out; its memory is free.
     fn drop(&mut self) {
         if self.choked {
             self.choke(false);
         }
+        self.settings.memory.follow(&mut self.held, 0);
     }
 }
 

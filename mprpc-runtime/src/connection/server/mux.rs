@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::{Drain, Entry, Phase, ServerConnection, parse::Progress};
 use crate::{
-    connection::{Body, Incoming, Metadata, lent, patience::Haste, ticket::append_failure},
+    connection::{Body, Incoming, Metadata, SmallAddr, lent, patience::Haste, ticket::append_failure},
     status::{Code, Status},
     wire::{
         Wire,
@@ -87,15 +87,16 @@ impl ServerConnection {
             },
             Some(Kind::Request) => self.request(&header, meta, (body, whole), now),
             Some(Kind::Cancel) => {
-                let haste = self.haste.get_or_insert_with(|| Box::new(Haste::new(now, self.last_id)));
-                if haste.is_too_much(header.call_id, self.last_id, now) {
+                let last = self.last_id;
+                let haste = self.rare().haste.get_or_insert_with(|| Haste::new(now, last));
+                if haste.is_too_much(header.call_id, last, now) {
                     return self.violation("too many calls are cancelled as soon as they are made");
                 }
                 self.cancel(header.call_id);
             }
             Some(Kind::Ping) => return self.ping(body, len, now),
             Some(Kind::Pong) => {
-                if let Drain::Announced(_) = self.drain {
+                if let Drain::Announced(_) = self.drain() {
                     self.finish_drain();
                 }
             }
@@ -195,7 +196,7 @@ impl ServerConnection {
             metadata: Metadata::from_wire(&request.metadata),
             deadline,
             received: now,
-            peer: self.peer,
+            peer: self.peer.as_ref().map(SmallAddr::get),
             client: self.id.0,
             cancel: &mut cancel,
             ticket,
@@ -277,12 +278,12 @@ impl ServerConnection {
         self.reclaim();
         let what = what.into();
         self.goodbye(&what);
-        self.reason = Some(Box::new(what));
+        self.rare().reason = Some(what);
         Progress::Used(0)
     }
 
     fn ignores_requests(&self) -> bool {
-        matches!(self.drain, Drain::Final(_))
+        matches!(self.drain(), Drain::Final(_))
     }
 
     fn state(&mut self) -> &mut State {

@@ -102,7 +102,7 @@ impl ServerConnection {
         let Self { calls, output, mailbox, taken, .. } = self;
         match std::mem::take(&mut self.begun) {
             0 => {}
-            n => mailbox.begin(n),
+            n => mailbox.begin(n.into()),
         }
         let (mut failure, mut tokens) = (None, Vec::new());
         let any = mailbox.reclaim(output.buffer(), |call, failed| {
@@ -129,7 +129,7 @@ impl ServerConnection {
                 self.reset("the legacy wire, which is switched off here (legacy = on)");
             }
             Sniff::Http => {
-                self.reason = Some(Box::new("an HTTP request".into()));
+                self.rare().reason = Some("an HTTP request".into());
                 self.output.buffer().extend_from_slice(HTTP_404);
                 self.linger();
             }
