@@ -624,16 +624,20 @@ fn an_interceptor_that_panics_at_the_end_of_a_call_does_not_keep_its_result() {
 #[test]
 fn start_cancel_ends_callbacks_and_what_waits_in_the_queue_does_not_run() {
     with_stub(&[("worker_threads", "1")], |stub, echo| {
-        let mut controller = MprpcController::new();
-        let controlled = stub.controlled_by(&mut controller);
         let (tell, told) = mpsc::channel();
-        for _ in 0..3 {
+        let start = |controller: &mut MprpcController| {
             let tell = tell.clone();
-            controlled
+            stub.controlled_by(controller)
                 .sleep_async(&nap(10_000), move |result| tell.send(result.unwrap_err().code()).unwrap());
-        }
+        };
+        let (mut runs, mut waits) = (MprpcController::new(), MprpcController::new());
+        start(&mut runs);
         until("one runs", || echo.ran.load(Ordering::SeqCst) == 1);
-        controller.start_cancel();
+        start(&mut waits);
+        start(&mut waits);
+        // The server hears of them in this order: the worker is free only when there is nothing left to run.
+        waits.start_cancel();
+        runs.start_cancel();
         for _ in 0..3 {
             assert_eq!(told.recv_timeout(LONG).unwrap(), Code::Cancelled);
         }

@@ -5,7 +5,7 @@ use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpStream},
     process::Command,
-    sync::atomic::Ordering,
+    sync::{Arc, atomic::Ordering},
     thread,
     time::{Duration, Instant},
 };
@@ -276,23 +276,25 @@ fn a_cap_that_a_reload_no_longer_finds_gives_way_to_the_programs_own() {
     let config = dir.conf("reloads.conf", &[("max_concurrency", &both), ("drain_timeout", "100ms")]);
     let app = MprpcApplication::from_file(config).unwrap();
     let mut provider = RpcProvider::new(&app);
-    let echo = EchoServiceRpc::service(Echo::default());
+    let echo = Arc::new(Echo::default());
     provider.bind(SocketAddr::from(([127, 0, 0, 1], 0)));
-    provider.notify_service(echo).unwrap();
+    provider.notify_service(EchoServiceRpc::service(echo.clone())).unwrap();
     provider.limit_concurrency(forget, 2).unwrap();
     let mut provider = provider.start().unwrap();
     let stub = stub(&app, provider.addr());
     let hasty = stub.with(CallOptions::new().timeout(Duration::from_millis(200)));
     let refused = || hasty.forget(&Nothing::new()).unwrap_err().did_not_run();
     let mut held = vec![stub.forget_start(&Nothing::new())];
-    until("one runs", refused);
+    until("one runs", || echo.ran.load(Ordering::SeqCst) == 1);
     let _nap = stub.sleep_start(&nap(4000));
-    until("one sleeps", || stub.sleep(&Nap::new()).is_err());
+    until("one sleeps", || echo.ran.load(Ordering::SeqCst) == 2);
+    assert!(refused() && stub.sleep(&Nap::new()).is_err());
     dir.conf("reloads.conf", &[("drain_timeout", "200ms")]);
     provider.reload().unwrap();
     stub.sleep(&Nap::new()).unwrap();
     held.push(stub.forget_start(&Nothing::new()));
-    until("two run, as the program has it", refused);
+    until("two run, as the program has it", || echo.ran.load(Ordering::SeqCst) == 4);
+    assert!(refused());
 }
 
 /// Not a test: the process that others start.
