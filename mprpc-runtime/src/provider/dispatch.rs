@@ -350,7 +350,7 @@ mod tests {
         assert_eq!(catch_up(now, || BACKLOG), now, "as much as may wait");
         assert!(catch_up(now, || BACKLOG + 1) >= now + PAUSE * MAX_PAUSES, "it is stuck");
 
-        let looks = Cell::new(0);
+        let (now, looks) = (Instant::now(), Cell::new(0));
         let taken_up_soon = || {
             looks.set(looks.get() + 1);
             if looks.get() < 4 { BACKLOG + 1 } else { 0 }
