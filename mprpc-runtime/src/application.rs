@@ -176,9 +176,10 @@ impl MprpcApplication {
         if let Some(pool) = self.0.clients.get() {
             return Ok(pool);
         }
-        let (spin, user_timeout) = (self.settings().spin_us, self.settings().request_timeout);
+        let settings = self.settings();
+        let (spin, user_timeout) = (settings.spin_us, settings.request_timeout);
         let options = ReactorOptions { spin, user_timeout, ..Default::default() };
-        let pool = reactor::Pool::start("mprpc-client", CLIENT_REACTORS, &options)?;
+        let pool = reactor::Pool::start("mprpc-client", settings.client_threads, &options)?;
         // A second thread may have been faster; then this pool ends at once.
         Ok(self.0.clients.get_or_init(|| pool))
     }
@@ -252,8 +253,5 @@ pub(crate) fn mirror(settings: &Settings) -> MirrorPolicy {
         LegacyMirror::Hold => MirrorPolicy::Hold,
     }
 }
-
-/// One reactor moves several hundred thousand calls a second; more would only split the batches.
-const CLIENT_REACTORS: usize = 1;
 /// How long an ending application waits for its threads.
 const STOP: Duration = Duration::from_secs(2);

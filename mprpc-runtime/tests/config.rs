@@ -37,6 +37,7 @@ fn defaults_are_those_of_the_contract() {
     let secs = Duration::from_secs;
     assert_eq!(s.server_addr(), addr("127.0.0.1:0"));
     assert_eq!((s.io_threads, s.worker_threads), (cores, 4 * cores));
+    assert_eq!(s.client_threads, cores.min(4));
     assert!(s.zookeeper.is_none() && s.peers.is_empty() && s.advertise.is_none());
     assert_eq!(s.zookeepertimeout, secs(10));
     assert_eq!((s.protocol, s.legacy), (Protocol::Mux, true));

@@ -1,6 +1,7 @@
 //! Every form of a call, over real sockets, against a provider in this process.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
@@ -120,6 +121,31 @@ fn a_call_takes_over_nothing_but_memory_from_the_one_whose_callback_starts_it() 
     told.recv_timeout(LONG).expect("no callback panicked").expect("all were answered");
     for (provider, echo) in served {
         assert_eq!(echo.ran.load(Ordering::SeqCst), 50);
+        provider.stop().expect("nothing is cut");
+    }
+}
+
+#[test]
+fn a_channel_stays_with_one_client_thread_whoever_answers() {
+    let app = app(&[("client_threads", "2"), ("balance", "round_robin")]);
+    let served = [serve(&app), serve(&app)];
+    let threads_of_a_channel = || {
+        let channel = MprpcChannel::to(&app, [0, 1].map(|n| served[n].0.addr()));
+        let (stub, (tell, told)) = (EchoServiceRpc_Stub::new(channel), mpsc::channel());
+        for _ in 0..20 {
+            let tell = tell.clone();
+            stub.echo_async(&text("who"), move |reply| {
+                reply.unwrap();
+                tell.send(thread::current().name().map(String::from)).unwrap();
+            });
+        }
+        drop(tell);
+        told.iter().map(|name| name.expect("it has one")).collect::<BTreeSet<_>>()
+    };
+    let seen = [threads_of_a_channel(), threads_of_a_channel()];
+    assert_eq!(seen, ["mprpc-client-0", "mprpc-client-1"].map(|name| BTreeSet::from([name.into()])));
+    for (provider, echo) in served {
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 20, "both answered for both channels");
         provider.stop().expect("nothing is cut");
     }
 }

@@ -167,8 +167,8 @@ impl AsyncCall {
         let peer = &self.placed.as_ref().expect("it was placed").peer;
         self.attempts.begin(peer);
         if self.shared.as_ref().is_none_or(|shared| !shared.link.takes_calls()) {
-            let pool = self.channel.shared.app.clients()?;
-            self.shared = Some(peer.shared(pool, &self.channel.shared.client));
+            let shared = &self.channel.shared;
+            self.shared = Some(peer.shared(shared.reactor()?, &shared.client));
         }
         Ok(self.shared.clone().expect("there is one now"))
     }

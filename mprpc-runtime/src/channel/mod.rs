@@ -58,11 +58,22 @@ struct Shared {
     app: MprpcApplication,
     registry: Arc<dyn Registry>,
     client: Arc<ClientSettings>,
+    /// Where its asynchronous calls are driven.
+    reactor: OnceLock<reactor::Handle>,
     /// Few, never forgotten, and asked for by each call: found by comparing names, without a lock.
     services: OnceLock<Box<Service>>,
     /// Kept by the services that they serve.
     peers: Mutex<HashMap<(SocketAddr, Wire), Weak<Peer>>>,
     budget: Budget,
+}
+
+impl Shared {
+    /// One for all connections: callbacks of a channel follow each other, and a call that one of them
+    /// starts wakes nobody.
+    fn reactor(&self) -> Result<&reactor::Handle, Error> {
+        let pool = self.app.clients()?;
+        Ok(self.reactor.get_or_init(|| pool.next().clone()))
+    }
 }
 
 /// One of a list of services.
@@ -108,6 +119,7 @@ impl MprpcChannel {
             app: app.clone(),
             registry,
             client: Arc::new(client),
+            reactor: OnceLock::new(),
             services: OnceLock::new(),
             peers: Mutex::default(),
             budget: Budget::default(),
@@ -194,8 +206,8 @@ impl Peers for MprpcChannel {
     }
 
     fn check(&self, peer: &Peer, now: Instant) {
-        match self.shared.app.clients() {
-            Ok(pool) => peer.check(pool, &self.shared.client, now),
+        match self.shared.reactor() {
+            Ok(reactor) => peer.check(reactor, &self.shared.client, now),
             Err(error) => log::warn!("{} cannot be asked whether it lives: {error}", peer.addr),
         }
     }

@@ -97,34 +97,33 @@ impl Peer {
 
     /// The shared connection, dialled anew if there is none that takes calls. On the legacy wire
     /// every call gets its own.
-    pub(super) fn shared(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Arc<Shared> {
+    pub(super) fn shared(&self, reactor: &reactor::Handle, settings: &Arc<ClientSettings>) -> Arc<Shared> {
         let mut slot = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(shared) = slot.as_ref().filter(|shared| shared.link.takes_calls()) {
             return shared.clone();
         }
-        let shared = self.dial(pool, settings);
+        let shared = self.dial(reactor, settings);
         if self.wire == Wire::Mux {
             *slot = Some(shared.clone());
         }
         shared
     }
 
-    fn dial(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>) -> Arc<Shared> {
-        let reactor = pool.next().clone();
+    fn dial(&self, reactor: &reactor::Handle, settings: &Arc<ClientSettings>) -> Arc<Shared> {
         let link = self.link();
         let (wire, settings, state) = (self.wire, settings.clone(), link.clone());
         let conn = reactor.connect(
             self.addr,
             Box::new(move |_, _, now| Box::new(ClientConnection::new(wire, settings, now).linked(state))),
         );
-        Arc::new(Shared { reactor, conn, link })
+        Arc::new(Shared { reactor: reactor.clone(), conn, link })
     }
 
     /// Finds out in the background whether the peer lives: the shared connection is dialled if there
     /// is none, else pinged; the health hears of it. That an old connection lives does not say that
     /// one can be made, so if that is the question, one is; on the legacy wire nothing else can be asked
     /// without making a call. Seldom, whoever asks.
-    pub(super) fn check(&self, pool: &reactor::Pool, settings: &Arc<ClientSettings>, now: Instant) {
+    pub(super) fn check(&self, reactor: &reactor::Handle, settings: &Arc<ClientSettings>, now: Instant) {
         let mut checked = self.checked.lock().unwrap_or_else(PoisonError::into_inner);
         if checked.at.is_some_and(|at| now.saturating_duration_since(at) < CHECK_PAUSE) {
             return;
@@ -132,7 +131,7 @@ impl Peer {
         checked.at = Some(now);
         let refuses = matches!(self.health.standing(now), Standing::Down | Standing::Draining);
         if self.wire == Wire::Mux {
-            let shared = self.shared(pool, settings);
+            let shared = self.shared(reactor, settings);
             shared.reactor.mailbox().post(shared.conn, Command::Ping, |_| ());
             if !refuses || !shared.link.was_open() {
                 return checked.probe = None;
@@ -140,7 +139,7 @@ impl Peer {
         }
         let undecided = |probe: &Arc<Shared>| probe.link.takes_calls() && !probe.link.was_open();
         if !checked.probe.as_ref().is_some_and(undecided) {
-            let probe = self.dial(pool, settings);
+            let probe = self.dial(reactor, settings);
             probe.reactor.mailbox().post(probe.conn, Command::Ping, |_| ());
             checked.probe = Some(probe);
         }
@@ -298,13 +297,13 @@ mod tests {
         drop(taken);
         let peer = Peer::new(addr, Wire::Legacy(Dialect::LittleEndian), 1);
         peer.health.connect_failed(Instant::now(), 1);
-        peer.check(&pool, &settings, Instant::now());
+        peer.check(pool.next(), &settings, Instant::now());
         let refused = || peer.checked.lock().unwrap().probe.as_ref().is_some_and(|p| !p.link.takes_calls());
         wait_for("the connect to fail", refused);
         assert_eq!(peer.health.standing(Instant::now()), Standing::Down);
         let listener = TcpListener::bind(addr).expect("the same port");
         wait_for("the next check", || {
-            peer.check(&pool, &settings, Instant::now());
+            peer.check(pool.next(), &settings, Instant::now());
             peer.health.standing(Instant::now()) == Standing::Returning
         });
         let (mut stream, _) = listener.accept().expect("it was connected");
@@ -322,11 +321,11 @@ mod tests {
         ];
         for (n, said) in said.into_iter().enumerate() {
             let peer = Peer::new(lively(), Wire::Mux, 1);
-            let shared = peer.shared(&pool, &settings);
+            let shared = peer.shared(pool.next(), &settings);
             wait_for("a connection", || shared.link.was_open());
             // Another connection found this out, perhaps wrongly.
             said(&peer.health, Instant::now());
-            peer.check(&pool, &settings, Instant::now());
+            peer.check(pool.next(), &settings, Instant::now());
             let back = || peer.health.standing(Instant::now()) == Standing::Returning;
             wait_for(&format!("case {n} to come back"), back);
             assert!(shared.link.takes_calls(), "its calls were not disturbed");

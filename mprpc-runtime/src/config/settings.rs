@@ -105,6 +105,8 @@ settings! {
 
     /// Threads that move bytes.
     pub io_threads: usize = cores(), "1" to "1024";
+    /// Threads that drive a client's asynchronous calls; a channel stays with one of them.
+    pub client_threads: usize = cores().min(4), "1" to "1024";
     /// Threads that run handlers.
     pub worker_threads: usize = 4 * cores(), "1" to "4096";
     /// How long the reactors poll before they sleep, in microseconds; faster answers for a busy core.
