@@ -21,7 +21,7 @@ use std::{
 use super::{
     ConnId,
     call::{Completion, Failure},
-    lent,
+    lent, own,
 };
 use crate::{error::Ran, status::Status};
 
@@ -95,8 +95,11 @@ pub struct Account {
 #[derive(Default)]
 pub struct Posts {
     bytes: Vec<u8>,
-    list: Vec<(ConnId, Command, Range<usize>)>,
+    list: Vec<Post>,
 }
+
+/// Where the bytes of a post lie in the buffer of all.
+pub(super) type Post = (ConnId, Command, Range<usize>);
 
 #[derive(Default)]
 struct Inner {
@@ -131,6 +134,9 @@ impl Mailbox {
     /// # Errors
     /// Gives `command` back, unposted, if too many posts wait already or the reactor has stopped.
     pub fn try_post(&self, conn: ConnId, command: Command) -> Result<(), Command> {
+        let Some(command) = own::post(self, self.max_posts, conn, command) else {
+            return Ok(());
+        };
         let mut inner = self.lock();
         if inner.closed.is_some() || inner.posts.list.len() >= self.max_posts {
             return Err(command);
@@ -186,7 +192,7 @@ impl Mailbox {
     }
 
     fn account_now(&self, inner: &Inner) -> Account {
-        let answer = |post: &&(ConnId, Command, Range<usize>)| matches!(post.1, Command::Answer { .. });
+        let answer = |post: &&Post| matches!(post.1, Command::Answer { .. });
         let waiting = inner.posts.list.iter().filter(answer).count() as u64;
         let finished = self.ended().saturating_sub(waiting);
         let begun = self.begun.load(Ordering::Relaxed) + self.in_turn.load(Ordering::Relaxed);
@@ -224,13 +230,20 @@ impl Mailbox {
     /// set, the next post will wake the reactor. Returns whether there are posts.
     pub fn take(&self, posts: &mut Posts, sleep: bool) -> bool {
         let mut inner = self.lock();
-        let any = !inner.posts.list.is_empty();
-        if any {
+        if !inner.posts.list.is_empty() {
             std::mem::swap(&mut inner.posts, posts);
             self.waiting.store(0, Ordering::Relaxed);
         }
+        own::take(self, &mut posts.list);
+        let any = !posts.list.is_empty();
         inner.asleep = sleep && !any;
         any
+    }
+
+    /// From now on calls that this thread starts wait without a lock. Only for the thread that calls `take`, and until
+    /// it calls `close`.
+    pub fn own(&self) {
+        own::begin(self);
     }
 
     /// Takes no more posts, and swaps those that wait into `posts`, which must be empty.
@@ -239,6 +252,7 @@ impl Mailbox {
         inner.closed = Some(self.account_now(&inner));
         drop(inner);
         self.take(posts, false);
+        own::end();
     }
 
     /// Wakes the reactor if it sleeps.

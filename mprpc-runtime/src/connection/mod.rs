@@ -23,6 +23,7 @@ pub mod cancel;
 pub mod client;
 mod lent;
 pub mod mailbox;
+mod own;
 mod patience;
 pub mod quota;
 pub mod server;

@@ -139,6 +139,7 @@ impl Reactor {
         let handle = Handle::new(mailbox.clone());
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             TURN.set(Some(Instant::now()));
+            mailbox.own();
             EventLoop::new(poll, mailbox, options).run();
         })?;
         Ok((handle, thread))
