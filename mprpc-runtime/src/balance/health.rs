@@ -92,7 +92,7 @@ impl Health {
         }
     }
 
-    /// A call goes there. `end` must follow.
+    /// A call goes there. `end` or `leave` must follow.
     pub fn begin(&self) {
         self.in_flight.fetch_add(1, Ordering::Relaxed);
     }
@@ -109,11 +109,11 @@ impl Health {
                 self.measure(verdict, if first { Duration::ZERO } else { took }, now);
             }
         }
+        self.leave();
         if verdict == Verdict::Answered {
             self.answered(now);
             return false;
         }
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if verdict == Verdict::Nothing {
             return false;
         }
@@ -128,10 +128,15 @@ impl Health {
         streak >= MAX_STREAK || errors > MAX_ERRORS
     }
 
-    /// As `end` for a call that was answered, without its time, which matters only beside others'.
+    /// The call is no longer there, whatever its end said.
+    pub fn leave(&self) {
+        self.in_flight.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Notes that a call was answered, which says less than `end`: not in which time, which matters only
+    /// beside others'. `leave` must follow.
     #[inline]
     pub fn answered(&self, now: Instant) {
-        self.in_flight.fetch_sub(1, Ordering::Relaxed);
         if self.fails() || self.errors.load(Ordering::Relaxed) > 0 || !self.is_up() {
             self.note_answer(now);
         }

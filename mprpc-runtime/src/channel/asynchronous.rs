@@ -3,11 +3,12 @@
 use std::{
     cell::Cell,
     panic::{AssertUnwindSafe, catch_unwind},
+    ptr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -22,6 +23,7 @@ use crate::{
         cancel::CancelGuard,
     },
     controller::CallOptions,
+    descriptor::MethodDescriptor,
     error::{Error, Ran},
     reactor,
     rpc_channel::{Call, Done},
@@ -37,6 +39,8 @@ pub(super) struct AsyncCall {
     /// The request for the wire of the present attempt, and where in it the message lies.
     frame: Vec<u8>,
     message: std::ops::Range<usize>,
+    /// What the head of that request says, if a request of the next call may begin with the same one.
+    head: Option<(&'static MethodDescriptor, Duration)>,
     /// Where the present attempt goes, and on which connection.
     placed: Option<Placed>,
     shared: Option<Arc<Shared>>,
@@ -60,7 +64,7 @@ impl AsyncCall {
             Ok(first) => {
                 this.attempts.marks[0] = first.then(Instant::now);
                 this.encode(&Payload::Message(call.request), now);
-                this.post();
+                this.post(channel);
             }
         }
     }
@@ -81,6 +85,7 @@ impl AsyncCall {
                 options,
                 frame: Vec::new(),
                 message: 0..0,
+                head: None,
                 placed: None,
                 shared: None,
                 guard: None,
@@ -110,37 +115,44 @@ impl AsyncCall {
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
         let (given, size) = (self.options.given(), HEAD_GUESS + self.attempts.size as usize);
         let mut frame = std::mem::take(&mut self.frame);
-        frame.clear();
         if frame.capacity() > 4 * size {
             // It was a much larger one's.
             frame = Vec::new();
         }
-        frame.reserve(size);
-        let head = Head {
-            method: self.attempts.method,
-            remaining: self.attempts.remaining(now),
-            metadata: &given.metadata,
-            attachment: &given.attachment,
+        let (method, remaining) = (self.attempts.method, self.attempts.remaining(now));
+        let (metadata, attachment) = (&given.metadata, &given.attachment);
+        let plain = self.wire() == Wire::Mux && metadata.is_empty() && attachment.is_empty();
+        let same = |head: (&_, _)| ptr::eq(head.0, method) && head.1 == remaining;
+        self.message = if plain && !frame.is_empty() && self.head.is_some_and(same) {
+            encode::replace(&mut frame, self.message.start, payload)
+        } else {
+            frame.clear();
+            frame.reserve(size);
+            let head = Head { method, remaining, metadata, attachment };
+            encode::request(&mut frame, self.wire(), 0, &head, payload)
         };
-        self.message = encode::request(&mut frame, self.wire(), 0, &head, payload);
+        self.head = plain.then_some((method, remaining));
         self.frame = frame;
     }
 
-    fn post(mut self: Box<Self>) {
-        let shared = match self.connection() {
-            Ok(shared) => shared,
+    /// Has the request sent by the reactor of `channel`, which is the call's own.
+    fn post(mut self: Box<Self>, channel: &MprpcChannel) {
+        let reactor = match channel.shared.reactor() {
+            Ok(reactor) => reactor,
             Err(error) => return self.end(Err(error)),
         };
-        if let Err(failure) = encode::check_peer(self.attempts.size, shared.link.max_body()) {
+        let shared = self.connection(reactor);
+        let (conn, limit) = (shared.conn, shared.link.max_body());
+        if let Err(failure) = encode::check_peer(self.attempts.size, limit) {
             return self.fail(failure);
         }
         let tag = match &self.options.given().cancel {
             None => 0,
             Some(token) => {
                 let tag = NEXT_TAG.fetch_add(1, Ordering::Relaxed);
-                let to = shared.clone();
+                let to = reactor.clone();
                 self.guard = Some(token.guard(move || {
-                    to.reactor.mailbox().post(to.conn, Command::Cancel(tag), |_| ());
+                    to.mailbox().post(conn, Command::Cancel(tag), |_| ());
                 }));
                 tag
             }
@@ -149,28 +161,26 @@ impl AsyncCall {
         let empty_ok = self.attempts.method.empty_response;
         let token = self.options.given().cancel.clone();
         let start = Command::Start { tag, deadline, empty_ok, done: self };
-        match shared.reactor.mailbox().try_post(shared.conn, start) {
+        match reactor.mailbox().try_post(conn, start) {
             Err(Command::Start { done, .. }) => {
                 let text = "this process ends, or too many of its calls wait to be sent";
                 done.complete(Err(Failure { ran: Ran::No, status: Status::resource_exhausted(text) }));
             }
             // Cancelled before there was a call to cancel.
             Ok(()) if token.is_some_and(|token| token.is_cancelled()) => {
-                shared.reactor.mailbox().post(shared.conn, Command::Cancel(tag), |_| ());
+                reactor.mailbox().post(conn, Command::Cancel(tag), |_| ());
             }
             _ => {}
         }
     }
 
     /// The connection of the present attempt.
-    fn connection(&mut self) -> Result<Arc<Shared>, Error> {
+    fn connection(&mut self, reactor: &reactor::Handle) -> &Shared {
         let peer = &self.placed.as_ref().expect("it was placed").peer;
         self.attempts.begin(peer);
-        if self.shared.as_ref().is_none_or(|shared| !shared.link.takes_calls()) {
-            let shared = &self.channel.shared;
-            self.shared = Some(peer.shared(shared.reactor()?, &shared.client));
-        }
-        Ok(self.shared.clone().expect("there is one now"))
+        let dial = || peer.shared(reactor, &self.channel.shared.client);
+        let shared = self.shared.take().filter(|shared| shared.link.takes_calls());
+        self.shared.insert(shared.unwrap_or_else(dial))
     }
 
     /// Notes what the outcome says about the peer. Returns the failure with what it takes to
@@ -215,7 +225,8 @@ impl AsyncCall {
         let old = std::mem::take(&mut self.frame);
         let message = self.message.clone();
         self.encode(&Payload::Bytes(&old[message]), now);
-        self.post();
+        let channel = self.channel.clone();
+        self.post(&channel);
         Ok(())
     }
 

@@ -66,6 +66,14 @@ pub(super) fn request(
     }
 }
 
+/// Puts another message into a mux request that has no attachment, at `at`. Returns where it lies.
+pub(super) fn replace(out: &mut Vec<u8>, at: usize, payload: &Payload<'_>) -> std::ops::Range<usize> {
+    out.truncate(at);
+    let message = append(out, payload);
+    mux::finish_frame(out, 0);
+    message
+}
+
 /// Refuses a request that nobody would take: that costs its call, and no connection. Gives the size
 /// of message and attachment.
 pub(super) fn check(call: &Call<'_>, settings: &ClientSettings) -> Result<u64, Status> {

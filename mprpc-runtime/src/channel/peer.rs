@@ -152,26 +152,36 @@ pub(super) struct Placed {
     since: Instant,
     /// There are others to compare it with.
     measured: bool,
-    ended: bool,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    InFlight,
+    /// Answered, and still counted: the next call to the same peer may take over the place.
+    Answered,
+    Ended,
 }
 
 impl Placed {
     pub(super) fn new(peer: Arc<Peer>, now: Instant, measured: bool) -> Self {
         peer.health.begin();
-        Self { peer, since: now, measured, ended: false }
+        Self { peer, since: now, measured, state: State::InFlight }
     }
 
     /// The call was answered, and another one goes to the same peer.
     pub(super) fn again(&mut self, now: Instant, measured: bool) {
-        self.peer.health.begin();
-        (self.since, self.measured, self.ended) = (now, measured, false);
+        if self.state != State::Answered {
+            self.peer.health.begin();
+        }
+        (self.since, self.measured, self.state) = (now, measured, State::InFlight);
     }
 
     pub(super) fn answered(&mut self, now: Instant) {
         if self.measured {
             self.end(Verdict::Answered, now.saturating_duration_since(self.since), now);
         } else {
-            self.ended = true;
+            self.state = State::Answered;
             self.peer.health.answered(now);
         }
     }
@@ -184,15 +194,19 @@ impl Placed {
     }
 
     fn end(&mut self, verdict: Verdict, took: Duration, now: Instant) -> bool {
-        self.ended = true;
+        self.state = State::Ended;
         self.peer.health.end(verdict, took, now)
     }
 }
 
 impl Drop for Placed {
     fn drop(&mut self) {
-        if !self.ended {
-            self.end(Verdict::Nothing, Duration::ZERO, self.since);
+        match self.state {
+            State::InFlight => {
+                self.end(Verdict::Nothing, Duration::ZERO, self.since);
+            }
+            State::Answered => self.peer.health.leave(),
+            State::Ended => {}
         }
     }
 }
