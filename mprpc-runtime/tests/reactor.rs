@@ -82,7 +82,7 @@ impl Connection for Echo {
             Some(b'A') => {
                 let (id, mailbox) = self.home.as_ref().unwrap();
                 mailbox.lend(*id, 0);
-                mailbox.reclaim(self.output.buffer(), |_, _| {});
+                mailbox.reclaim(&mut self.output, |_, _| {});
             }
             Some(b'R') => self.intent = Intent::Reset,
             Some(b'W') => self.paused = true,

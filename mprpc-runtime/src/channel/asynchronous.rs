@@ -11,6 +11,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+
 use super::{
     Attempts, Failed, MprpcChannel,
     encode::{self, Head, Payload},
@@ -28,7 +30,7 @@ use crate::{
     reactor,
     rpc_channel::{Call, Done},
     status::Status,
-    wire::Wire,
+    wire::{Wire, mux, spare},
 };
 
 /// One call, from its start to its end, over all its attempts.
@@ -38,6 +40,8 @@ pub(super) struct AsyncCall {
     options: CallOptions,
     /// The request for the wire of the present attempt, and where in it the message lies.
     frame: Vec<u8>,
+    /// The frame in place of `frame` once the connection has it, too.
+    shared_frame: Bytes,
     message: std::ops::Range<usize>,
     /// What the head of that request says, if a request of the next call may begin with the same one.
     head: Option<(&'static MethodDescriptor, Duration)>,
@@ -84,6 +88,7 @@ impl AsyncCall {
                 attempts,
                 options,
                 frame: Vec::new(),
+                shared_frame: Bytes::new(),
                 message: 0..0,
                 head: None,
                 placed: None,
@@ -115,6 +120,9 @@ impl AsyncCall {
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
         let (given, size) = (self.options.given(), HEAD_GUESS + self.attempts.size as usize);
         let mut frame = std::mem::take(&mut self.frame);
+        if !self.shared_frame.is_empty() {
+            frame = spare::unshare(std::mem::take(&mut self.shared_frame)).unwrap_or_default();
+        }
         if frame.capacity() > 4 * size {
             // It was a much larger one's.
             frame = Vec::new();
@@ -222,7 +230,8 @@ impl AsyncCall {
             return Err((self, failure));
         }
         self.guard = None;
-        let old = std::mem::take(&mut self.frame);
+        let shared = std::mem::take(&mut self.shared_frame);
+        let old = if shared.is_empty() { std::mem::take(&mut self.frame).into() } else { shared };
         let message = self.message.clone();
         self.encode(&Payload::Bytes(&old[message]), now);
         let channel = self.channel.clone();
@@ -250,6 +259,15 @@ impl AsyncCall {
 impl Completion for AsyncCall {
     fn frame(&self) -> &[u8] {
         &self.frame
+    }
+
+    fn share(&mut self, id: u64) -> Option<Bytes> {
+        if self.frame.len() < mux::LARGE || self.wire() != Wire::Mux {
+            return None;
+        }
+        mux::set_call_id(&mut self.frame, id);
+        self.shared_frame = std::mem::take(&mut self.frame).into();
+        Some(self.shared_frame.clone())
     }
 
     fn started(&mut self, now: Instant) {

@@ -233,6 +233,11 @@ pub trait Completion: Send {
     /// The frame to send; on the mux wire the connection fills in the id.
     fn frame(&self) -> &[u8];
 
+    /// The frame with this id, without a copy, if it is a large one of the mux wire.
+    fn share(&mut self, _id: u64) -> Option<Bytes> {
+        None
+    }
+
     /// The connection takes the call.
     fn started(&mut self, _now: Instant) {}
 

@@ -3,6 +3,7 @@
 use std::{cell::RefCell, ptr};
 
 use super::{ConnId, Mailbox};
+use crate::wire::buf::Output;
 
 /// What a thread has while it handles what a connection received.
 struct Lent {
@@ -52,18 +53,12 @@ pub(super) fn forget(call: u64) -> bool {
 }
 
 /// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and appends
-/// their answers to `out`, without a copy if `out` is empty.
-pub(super) fn reclaim(out: &mut Vec<u8>, mut each: impl FnMut(u64, bool)) {
+/// their answers to `out`, without a copy if nothing waits there.
+pub(super) fn reclaim(out: &mut Output, mut each: impl FnMut(u64, bool)) {
     LENT.with(|lent| {
         let lent = &mut *lent.borrow_mut();
         lent.to = None;
         lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
-        if lent.answers.is_empty() {
-            // Not swapped, or a connection without answers would walk off with the memory.
-        } else if out.is_empty() {
-            std::mem::swap(out, &mut lent.answers);
-        } else {
-            out.append(&mut lent.answers);
-        }
+        out.append(&mut lent.answers);
     })
 }

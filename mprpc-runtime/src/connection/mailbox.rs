@@ -23,7 +23,7 @@ use super::{
     call::{Completion, Failure},
     lent, own,
 };
-use crate::{error::Ran, status::Status};
+use crate::{error::Ran, status::Status, wire::buf::Output};
 
 /// What can be posted to a connection.
 pub enum Command {
@@ -211,8 +211,8 @@ impl Mailbox {
     }
 
     /// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and
-    /// appends their answers to `out`, without a copy if `out` is empty. Returns whether there were any.
-    pub fn reclaim(&self, out: &mut Vec<u8>, each: impl FnMut(u64, bool)) -> bool {
+    /// appends their answers to `out`, without a copy if nothing waits there. Returns whether there were any.
+    pub fn reclaim(&self, out: &mut Output, each: impl FnMut(u64, bool)) -> bool {
         lent::reclaim(out, each);
         let ended = self.in_turn.load(Ordering::Relaxed).saturating_sub(1);
         if ended > 0 {

@@ -12,7 +12,7 @@ use crate::{
     error::Ran,
     stages::{ServerStages, Stages},
     status::{Code, Status},
-    wire::{Wire, mux},
+    wire::{Wire, mux, spare},
 };
 
 /// The right, and the duty, to answer one call. Dropped unused, it answers with an error.
@@ -167,9 +167,12 @@ impl Route {
         match self {
             Self::Connection { mailbox, conn, call, wire, .. } => {
                 let failed = result.is_err();
-                mailbox.answer(conn, call, failed, |out| match wire {
-                    Wire::Mux => append_response(out, call, result, extras, stages),
-                    Wire::Legacy(_) => append_bare(out, result),
+                mailbox.answer(conn, call, failed, |out| {
+                    spare::provide(out, ROOM + size as usize + extras.attachment.len());
+                    match wire {
+                        Wire::Mux => append_response(out, call, result, extras, stages),
+                        Wire::Legacy(_) => append_bare(out, result),
+                    }
                 });
             }
             Self::Watched(watched) => {
@@ -280,3 +283,5 @@ fn too_large(size: u64, limit: u32) -> Status {
 /// Every peer takes a header of 16 KiB; texts stay well below.
 const MAX_TEXT: usize = 4096;
 const MAX_DETAILS: usize = 8192;
+/// What stands before a response's message mostly takes no more.
+const ROOM: usize = 256;

@@ -23,7 +23,10 @@ use super::{
     handle::{Order, REACTOR, next_id},
     slot::{End, Slot, Turn},
 };
-use crate::connection::{Command, ConnId, Mailbox, mailbox::Posts};
+use crate::{
+    connection::{Command, ConnId, Mailbox, mailbox::Posts},
+    wire::buf::Output,
+};
 
 pub(super) struct EventLoop {
     poll: Poll,
@@ -223,7 +226,7 @@ impl EventLoop {
             Some(Err(End::Lost(error))) => self.remove(id, Some(&error)),
             None => {
                 // Or the next connection to answer would send out what this one left behind.
-                self.mailbox.reclaim(&mut Vec::new(), |_, _| {});
+                self.mailbox.reclaim(&mut Output::default(), |_, _| {});
                 self.remove(id, Some(&io::Error::other("a panic in the connection")));
             }
         }

@@ -68,7 +68,10 @@ use std::{
 
 use mio::{Poll, Token, Waker};
 
-use crate::connection::{ConnId, Connection, Mailbox};
+use crate::{
+    connection::{ConnId, Connection, Mailbox},
+    wire::spare,
+};
 use event_loop::EventLoop;
 
 mod acceptor;
@@ -140,6 +143,7 @@ impl Reactor {
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             TURN.set(Some(Instant::now()));
             mailbox.own();
+            spare::begin();
             EventLoop::new(poll, mailbox, options).run();
         })?;
         Ok((handle, thread))

@@ -19,7 +19,7 @@ use socket2::SockRef;
 use super::{Accept, handle::Place, timers::Timers};
 use crate::{
     connection::{Command, ConnId, Connection, Intent, SmallAddr},
-    wire::buf::Output,
+    wire::{buf::Output, spare},
 };
 
 pub(super) struct Slot {
@@ -109,11 +109,10 @@ impl Turn {
     }
 
     fn keep(&mut self, output: &mut Output) {
-        if let Some(memory) = output.reclaim()
-            && self.spares.len() < SPARES
-            && memory.capacity() <= SPARE_BYTES
-        {
-            self.spares.push(memory);
+        match output.reclaim() {
+            Some(memory) if memory.capacity() > SPARE_BYTES => spare::keep(memory),
+            Some(memory) if self.spares.len() < SPARES => self.spares.push(memory),
+            _ => {}
         }
     }
 }
@@ -331,7 +330,6 @@ const READ_BYTES: usize = 64 << 10;
 const READS: usize = 16;
 const WRITES: usize = 16;
 
-/// At most 32 MiB of memory for output stay with a reactor after a burst. Large buffers matter most:
-/// to get one anew costs a page fault every 4 KiB.
+/// At most 4 MiB of memory for output stay here after a burst; buffers of large frames are kept elsewhere.
 const SPARES: usize = 16;
-const SPARE_BYTES: usize = 2 << 20;
+const SPARE_BYTES: usize = 256 << 10;

@@ -1,6 +1,10 @@
 //! Buffers of one connection: what was read and not yet parsed, what waits to be written.
 
-use bytes::Bytes;
+use std::{collections::VecDeque, mem};
+
+use bytes::{Buf, Bytes};
+
+use super::spare;
 
 /// Bytes received that do not make a whole frame yet. An idle connection, of which there are many, holds no
 /// memory here but for one pointer.
@@ -60,9 +64,14 @@ impl Inbox {
         if missing < OWN_READ || 3 * len < OWN_READ {
             return None;
         }
-        let bytes = &mut self.0.as_mut()?.bytes;
+        let Held { bytes, used } = &mut **self.0.as_mut()?;
         if bytes.capacity() == bytes.len() {
-            bytes.reserve_exact(missing.min(3 * len));
+            if let Some(mut kept) = spare::take(total) {
+                kept.extend_from_slice(&bytes[*used..]);
+                (*bytes, *used) = (kept, 0);
+            } else {
+                bytes.reserve_exact(missing.min(3 * len));
+            }
         }
         Some(bytes)
     }
@@ -85,9 +94,17 @@ impl Inbox {
         self.0.map_or_else(Bytes::new, |held| Bytes::from(held.bytes).split_off(held.used))
     }
 
-    /// An inbox with these bytes. Copied only if somebody else still holds what they were part of.
-    pub fn thaw(bytes: Bytes) -> Self {
-        if bytes.is_empty() { Self::default() } else { Self::of(bytes.into()) }
+    /// An inbox with what is behind the first `used` of these bytes. Much of it is copied only if
+    /// somebody else still holds what they were part of.
+    pub fn thaw(mut bytes: Bytes, used: usize) -> Self {
+        if bytes.len() - used > MUCH {
+            bytes.advance(used);
+            return Self::of(bytes.into());
+        }
+        let mut inbox = Self::default();
+        inbox.push(&bytes[used..]);
+        spare::keep_shared(bytes);
+        inbox
     }
 
     fn of(bytes: Vec<u8>) -> Self {
@@ -96,74 +113,152 @@ impl Inbox {
 }
 
 /// Bytes to be written. The memory goes back to the reactor when everything is out.
+///
+/// Small frames share one buffer. Behind much that waits a new one begins, so that large frames are
+/// not moved before they leave.
 #[derive(Debug, Default)]
 pub struct Output {
+    /// What leaves before `bytes`: mostly nothing, and connections are many.
+    ahead: Option<Box<Ahead>>,
     bytes: Vec<u8>,
-    sent: usize,
-    total: u64,
+    sent: u64,
+}
+
+/// What is left of buffers that are full or began to leave; none of them is empty.
+#[derive(Debug, Default)]
+struct Ahead {
+    buffers: VecDeque<Bytes>,
+    len: usize,
 }
 
 impl Output {
-    /// What is still to be written.
+    /// What is to be written next: all of it, unless that is more than one buffer.
     pub fn pending(&self) -> &[u8] {
-        &self.bytes[self.sent..]
+        match self.ahead.as_ref().and_then(|ahead| ahead.buffers.front()) {
+            Some(first) => first,
+            None => &self.bytes,
+        }
     }
 
     /// True if nothing is to be written.
     pub fn is_empty(&self) -> bool {
-        self.sent == self.bytes.len()
+        self.bytes.is_empty() && self.ahead.is_none()
     }
 
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.bytes.len() + self.ahead.as_ref().map_or(0, |ahead| ahead.len)
     }
 
     /// The buffer to append frames to.
     pub fn buffer(&mut self) -> &mut Vec<u8> {
+        if self.bytes.len() > MUCH {
+            self.begin_new();
+        }
         &mut self.bytes
+    }
+
+    /// Appends all of `frames`, without a copy if they are large or nothing waits.
+    pub(crate) fn append(&mut self, frames: &mut Vec<u8>) {
+        if frames.is_empty() {
+            // Not swapped, or an output without frames would walk off with the memory.
+        } else if self.bytes.is_empty() {
+            mem::swap(&mut self.bytes, frames);
+        } else if frames.len() > MUCH {
+            self.begin_new();
+            self.bytes = mem::take(frames);
+        } else {
+            self.buffer().append(frames);
+        }
+    }
+
+    /// Appends a large frame that somebody else keeps, without a copy.
+    pub(crate) fn share(&mut self, frame: Bytes) {
+        self.begin_new();
+        self.push_ahead(frame);
+    }
+
+    fn begin_new(&mut self) {
+        if !self.bytes.is_empty() {
+            let bytes = mem::take(&mut self.bytes);
+            self.push_ahead(bytes.into());
+        }
+    }
+
+    fn push_ahead(&mut self, bytes: Bytes) {
+        if !bytes.is_empty() {
+            let ahead = self.ahead.get_or_insert_default();
+            ahead.len += bytes.len();
+            ahead.buffers.push_back(bytes);
+        }
     }
 
     /// Notes that the socket took `n` bytes.
     pub fn advance(&mut self, n: usize) {
-        self.sent += n;
-        self.total += n as u64;
-        // Under steady load the buffer may never be empty, and must not grow for ever. What is moved
-        // is never more than what was sent since the last time.
-        if self.sent * 2 >= self.bytes.len() {
-            self.bytes.drain(..self.sent);
-            self.sent = 0;
+        self.sent += n as u64;
+        let n = self.advance_ahead(n);
+        if n == self.bytes.len() {
+            self.bytes.clear();
+        } else if n > 0 {
+            // Nothing is moved: what comes goes into a new buffer.
+            self.begin_new();
+            self.advance_ahead(n);
         }
+    }
+
+    /// Returns how much of `n` is left for `bytes`.
+    fn advance_ahead(&mut self, mut n: usize) -> usize {
+        let Some(ahead) = &mut self.ahead else { return n };
+        while let Some(first) = ahead.buffers.front_mut() {
+            let taken = n.min(first.len());
+            first.advance(taken);
+            ahead.len -= taken;
+            n -= taken;
+            if !first.is_empty() {
+                return 0;
+            }
+            if let Some(buffer) = ahead.buffers.pop_front().and_then(spare::unshare) {
+                spare::keep(buffer);
+            }
+        }
+        self.ahead = None;
+        n
     }
 
     /// Forgets what was appended at and behind `offset`, counted like `end_in_all`. What was sent
     /// stays sent.
     pub fn truncate(&mut self, offset: u64) {
-        let keep = offset.saturating_sub(self.total).min(self.len() as u64);
-        self.bytes.truncate(self.sent + keep as usize);
-        self.advance(0);
+        let mut keep = offset.saturating_sub(self.sent).min(self.len() as u64) as usize;
+        if let Some(ahead) = self.ahead.take() {
+            for mut bytes in ahead.buffers {
+                bytes.truncate(keep);
+                keep -= bytes.len();
+                self.push_ahead(bytes);
+            }
+        }
+        self.bytes.truncate(keep);
     }
 
     /// How many bytes the socket has taken since the connection began.
     pub fn sent_in_all(&self) -> u64 {
-        self.total
+        self.sent
     }
 
     /// The offset, counted like `sent_in_all`, at which the next appended byte will go out.
     pub fn end_in_all(&self) -> u64 {
-        self.total + self.len() as u64
+        self.sent + self.len() as u64
     }
 
     /// Forgets what waits.
     pub fn clear(&mut self) {
-        self.sent = 0;
+        self.ahead = None;
         self.bytes.clear();
     }
 
     /// Takes the buffer's memory if nothing waits; `None` if something does or there is no memory.
     pub fn reclaim(&mut self) -> Option<Vec<u8>> {
         let spare = self.bytes.is_empty() && self.bytes.capacity() > 0;
-        spare.then(|| std::mem::take(&mut self.bytes))
+        spare.then(|| mem::take(&mut self.bytes))
     }
 
     /// Gives an empty buffer's memory; ignored if there is some already.
@@ -176,3 +271,6 @@ impl Output {
 
 /// What is read into a frame's own memory at least.
 const OWN_READ: usize = 32 << 10;
+
+/// As much as waits in one buffer before the next one begins.
+const MUCH: usize = 64 << 10;

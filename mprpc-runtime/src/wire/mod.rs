@@ -11,6 +11,7 @@ pub mod legacy;
 mod meta;
 pub mod mux;
 mod proto;
+pub(crate) mod spare;
 
 /// Bytes that no peer of ours would send: the connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]

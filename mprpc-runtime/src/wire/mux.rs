@@ -164,6 +164,11 @@ pub fn finish_frame(out: &mut [u8], start: usize) {
     frame[8..12].copy_from_slice(&body_len.to_le_bytes());
 }
 
+/// Puts the call's id into the frame at the front of `frame`.
+pub(crate) fn set_call_id(frame: &mut [u8], call_id: u64) {
+    frame[12..HEADER_LEN].copy_from_slice(&call_id.to_le_bytes());
+}
+
 /// Appends a frame without meta: Cancel, Ping, Pong or GoAway.
 pub fn write_control(out: &mut Vec<u8>, kind: Kind, call_id: u64, body: &[u8]) {
     let start = start_frame(out, kind, 0, call_id, |_| {});

@@ -101,7 +101,7 @@ impl World {
             return Ok(true);
         }
         let room = if this.life > 0 { room } else { 0 }; // not connected yet
-        let n = conn.output().len().min(room);
+        let n = conn.output().pending().len().min(room);
         if n > 0 {
             let n = if self.rng.one_in(6) { 1 + self.rng.index(n) } else { n };
             let mut bytes = conn.output().pending()[..n].to_vec();

@@ -83,8 +83,12 @@ impl World {
         while self.mailbox.take(&mut posts, false) {
             posts.drain(|_, command, bytes| self.conn.post(command, bytes, self.now));
         }
-        let bytes = self.conn.output().pending().to_vec();
-        self.conn.output().advance(bytes.len());
+        let mut bytes = Vec::new();
+        while !self.conn.output().is_empty() {
+            let n = self.conn.output().pending().len();
+            bytes.extend_from_slice(self.conn.output().pending());
+            self.conn.output().advance(n);
+        }
         self.conn.written(self.now);
         let (mut rest, mut frames) = (&bytes[..], Vec::new());
         while let Some(header) = Header::decode(rest).expect("our magic") {

@@ -12,6 +12,7 @@ use mprpc_models::{
         call::{Completion, Outcome},
         mailbox::Posts,
     },
+    wire::buf::Output,
     worker::Pool,
 };
 use shuttle::{
@@ -151,7 +152,7 @@ fn answers_of_a_turn_and_answers_by_post_are_each_given_once() {
             })
             .collect();
         // The reactor handles bytes of that connection: calls above 3 began in this turn.
-        let mut out = Vec::new();
+        let mut out = Output::default();
         mailbox.lend(ConnId(7), 3);
         thread::yield_now();
         mailbox.answer(ConnId(7), 4, false, |out| out.push(4));
@@ -163,7 +164,7 @@ fn answers_of_a_turn_and_answers_by_post_are_each_given_once() {
             );
             answered.fetch_add(1, SeqCst);
         });
-        assert_eq!((&*out, answered.load(SeqCst)), (&[4][..], 1));
+        assert_eq!((out.pending(), answered.load(SeqCst)), (&[4][..], 1));
         let count = answered.clone();
         let each = |command, bytes: &[u8]| {
             let Command::Answer { call, .. } = command else { panic!("only answers are posted") };

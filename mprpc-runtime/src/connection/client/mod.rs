@@ -246,8 +246,18 @@ impl<C> ClientConnection<C> {
     /// Starts a call: `write` appends its frame under the id it is given. A connection that takes
     /// no calls, or whose peer takes no bytes, ends it at once, saying that it did not run.
     pub fn start(&mut self, start: Start<C>, write: impl FnOnce(&C, u64, &mut Vec<u8>), sink: Sink<'_, C>) {
+        self.start_in(start, |done, id, output| write(done, id, output.buffer()), sink);
+    }
+
+    /// The same where `write` has the whole output to append to.
+    pub(super) fn start_in(
+        &mut self,
+        start: Start<C>,
+        write: impl FnOnce(&mut C, u64, &mut Output),
+        sink: Sink<'_, C>,
+    ) {
         let (deadline, offset) = (start.deadline, self.output.end_in_all());
-        let call = Call { start, offset };
+        let mut call = Call { start, offset };
         if !self.takes_calls() {
             let status = Status::unavailable("the connection takes no new calls");
             return call.fail(Ran::No, status, sink);
@@ -258,7 +268,7 @@ impl<C> ClientConnection<C> {
         }
         let id = self.next_id;
         self.next_id += 1;
-        write(&call.start.done, id, self.output.buffer());
+        write(&mut call.start.done, id, &mut self.output);
         let others = self.earliest.filter(|_| !self.calls.is_empty());
         self.earliest = Some(others.map_or(deadline, |earliest| earliest.min(deadline)));
         self.calls.insert(id, call);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::{ClientConnection, Phase, Sink, timing};
 use crate::{
@@ -29,10 +29,9 @@ impl<C> ClientConnection<C> {
             inbox.push(bytes);
             let large = Header::large(inbox.as_slice());
             if large.is_some_and(|total| self.skip == 0 && total <= inbox.len()) {
-                let mut bytes = inbox.freeze();
+                let bytes = inbox.freeze();
                 let used = self.parse(&bytes, &bytes, sink);
-                bytes.advance(used);
-                inbox = Inbox::thaw(bytes);
+                inbox = Inbox::thaw(bytes, used);
             } else {
                 let used = self.parse(inbox.as_slice(), &Bytes::new(), sink);
                 inbox.consume(used);

@@ -8,7 +8,7 @@ use crate::{
         Command, Connection, Intent,
         call::{Completion, Outcome},
     },
-    wire::{Wire, buf::Output},
+    wire::{Wire, buf::Output, mux},
 };
 
 impl Connection for ClientConnection<Box<dyn Completion>> {
@@ -41,20 +41,24 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
             Command::Start { tag, deadline, empty_ok, mut done } => {
                 done.started(now);
                 let start = Start { tag, deadline, empty_ok, done };
-                let mux = self.wire == Wire::Mux;
-                self.start(
+                let is_mux = self.wire == Wire::Mux;
+                self.start_in(
                     start,
-                    |done, id, out| {
+                    |done, id, output| {
+                        if let Some(frame) = done.share(id).filter(|_| is_mux) {
+                            return output.share(frame);
+                        }
+                        let out = output.buffer();
                         let at = out.len();
                         out.extend_from_slice(done.frame());
-                        if mux {
-                            out[at + 12..at + 20].copy_from_slice(&id.to_le_bytes());
+                        if is_mux {
+                            mux::set_call_id(&mut out[at..], id);
                         }
                     },
                     &mut run,
                 );
                 self.expect(now);
-                if mux {
+                if is_mux {
                     // Nothing that others are told of has changed.
                     return self.look(now);
                 }

@@ -30,6 +30,7 @@ use crate::wire::{
     Dialect, Wire,
     buf::{Inbox, Output},
     mux::Header,
+    spare,
 };
 
 mod ending;
@@ -241,7 +242,9 @@ impl ServerConnection {
         };
         self.taken -= entry.size;
         if !entry.answered {
-            self.output.buffer().extend_from_slice(bytes);
+            let out = self.output.buffer();
+            spare::provide(out, bytes.len());
+            out.extend_from_slice(bytes);
             self.legacy_answered(failed);
         }
         let much = self.output.len() > self.settings.max_output;

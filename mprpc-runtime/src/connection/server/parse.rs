@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 
 use super::{Phase, ServerConnection};
 use crate::wire::{
@@ -69,10 +69,9 @@ impl ServerConnection {
         let mux = matches!(self.phase, Phase::Mux(_)) && self.skip == 0;
         let large = Header::large(inbox.as_slice()).filter(|total| mux && *total <= inbox.len());
         if large.is_some() {
-            let mut bytes = inbox.freeze();
+            let bytes = inbox.freeze();
             let used = self.parse(&bytes, &bytes, now);
-            bytes.advance(used);
-            inbox = Inbox::thaw(bytes);
+            inbox = Inbox::thaw(bytes, used);
         } else {
             let used = self.parse(inbox.as_slice(), &Bytes::new(), now);
             inbox.consume(used);
@@ -105,7 +104,7 @@ impl ServerConnection {
             n => mailbox.begin(n.into()),
         }
         let (mut failure, mut tokens) = (None, Vec::new());
-        let any = mailbox.reclaim(output.buffer(), |call, failed| {
+        let any = mailbox.reclaim(output, |call, failed| {
             // Hooks of a token may own another call's ticket, which answers through the mailbox
             // when it is dropped: that must not happen in here.
             if let Some(entry) = calls.remove(call) {

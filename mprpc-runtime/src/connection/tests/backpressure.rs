@@ -260,6 +260,38 @@ fn output_that_is_never_empty_does_not_grow_for_ever() {
 }
 
 #[test]
+fn output_leaves_in_order_whatever_is_appended_taken_or_forgotten() {
+    let (mut output, mut waits, mut sent) = (Output::default(), Vec::new(), 0);
+    let mut seed = 1_u64;
+    let mut below = |n: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        (seed >> 33) as usize % n
+    };
+    for round in 0..5000 {
+        let mut frames = vec![round as u8; below(if round % 7 == 0 { 150_000 } else { 2000 })];
+        waits.extend_from_slice(&frames);
+        match below(3) {
+            0 => output.buffer().extend_from_slice(&frames),
+            1 => output.append(&mut frames),
+            _ => output.share(frames.into()),
+        }
+        if below(9) == 0 {
+            let keep = below(waits.len() + 1);
+            waits.truncate(keep);
+            output.truncate(sent + keep as u64);
+        }
+        let n = below(output.pending().len() * 9 / 8 + 1).min(output.len());
+        output.advance(n);
+        waits.drain(..n);
+        sent += n as u64;
+        assert_eq!((output.len(), output.sent_in_all()), (waits.len(), sent));
+        assert_eq!(output.pending(), &waits[..output.pending().len()]);
+        assert_eq!((output.pending().is_empty(), output.is_empty()), (waits.is_empty(), waits.is_empty()));
+    }
+    assert_eq!(drain(&mut output, usize::MAX), waits);
+}
+
+#[test]
 fn requests_to_be_ignored_do_not_wait_for_room() {
     let mut server = Server::mux();
     server.feed(&laters(1..=4));

@@ -345,7 +345,7 @@ fn calls_that_began_in_a_turn_that_panicked_are_counted_until_they_end() {
     let calls = [request(1, "Later", b""), request(2, "Later", b""), request(3, "Panic", b"")].concat();
     assert!(catch_unwind(AssertUnwindSafe(|| server.feed(&calls))).is_err());
     // As the reactor does.
-    server.mailbox.reclaim(&mut Vec::new(), |_, _| {});
+    server.mailbox.reclaim(&mut Output::default(), |_, _| {});
     server.conn.lost(&io::Error::other("a panic in the connection"), server.now);
     assert_eq!(server.mailbox.open_calls(), 2, "two handlers run");
     server.answer(1, b"");

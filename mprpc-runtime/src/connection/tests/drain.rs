@@ -203,6 +203,6 @@ fn a_handler_that_blocks_its_reactor_is_open_and_so_is_what_its_turn_has_answere
     mailbox.answer(ConnId(3), 8, false, |_| ());
     assert_eq!((account(), mailbox.open_calls()), ((1, 4), 2));
     mailbox.begin(2);
-    mailbox.reclaim(&mut Vec::new(), |_, _| ());
+    mailbox.reclaim(&mut Output::default(), |_, _| ());
     assert_eq!(account(), (2, 3));
 }

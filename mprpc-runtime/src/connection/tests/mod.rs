@@ -550,8 +550,12 @@ impl Pair {
 }
 
 fn drain(output: &mut Output, n: usize) -> Vec<u8> {
-    let bytes = output.pending()[..n.min(output.len())].to_vec();
-    output.advance(bytes.len());
+    let mut bytes = Vec::new();
+    while bytes.len() < n && !output.is_empty() {
+        let taken = output.pending().len().min(n - bytes.len());
+        bytes.extend_from_slice(&output.pending()[..taken]);
+        output.advance(taken);
+    }
     bytes
 }
 

@@ -127,9 +127,13 @@ fn reply(ticket: Ticket, size: usize) {
 
 fn take(conn: &mut ServerConnection, n: usize, out: &mut Vec<u8>, now: Instant) {
     let output = conn.output();
-    let n = n.min(output.len());
-    out.extend_from_slice(&output.pending()[..n]);
-    output.advance(n);
+    let mut left = n.min(output.len());
+    while left > 0 {
+        let n = left.min(output.pending().len());
+        out.extend_from_slice(&output.pending()[..n]);
+        output.advance(n);
+        left -= n;
+    }
     conn.written(now);
 }
 
