@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, TcpStream},
+    net::{Shutdown, SocketAddr, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,9 +11,10 @@ use std::{
 use protobuf::MessageDyn;
 use rustix::{
     buffer::spare_capacity,
-    net::{RecvFlags, SendFlags, recv, send},
+    io::Errno,
+    net::{RecvFlags, SendFlags, connect, recv, send},
 };
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use super::{
     Attempts, Failed,
@@ -85,7 +86,8 @@ pub(super) struct Blocking {
     stream: TcpStream,
     conn: ClientConnection<()>,
     /// What the socket's time-outs are set to.
-    patience: Duration,
+    reads: Duration,
+    writes: Duration,
     /// When the clock was last read.
     now: Instant,
 }
@@ -117,19 +119,18 @@ impl Blocking {
             SockRef::from(&stream).set_tcp_user_timeout(Some(settings.request_timeout))?;
             Ok(stream)
         };
-        let stream =
-            TcpStream::connect_timeout(&peer.addr, patience).and_then(connected).map_err(|error| {
-                if error.kind() == ErrorKind::TimedOut && patience == left {
-                    return did_not_run(Status::deadline_exceeded("the deadline passed while connecting"));
-                }
-                if is_of_the_peer(&error) {
-                    peer.health.connect_failed(Instant::now(), random());
-                }
-                did_not_run(Status::unavailable(format!("cannot connect: {error}")))
-            })?;
+        let stream = dial(peer.addr, patience, began).and_then(connected).map_err(|error| {
+            if error.kind() == ErrorKind::TimedOut && patience == left {
+                return did_not_run(Status::deadline_exceeded("the deadline passed while connecting"));
+            }
+            if is_of_the_peer(&error) {
+                peer.health.connect_failed(Instant::now(), random());
+            }
+            did_not_run(Status::unavailable(format!("cannot connect: {error}")))
+        })?;
         let mut conn = ClientConnection::new(peer.wire, settings.clone(), began).linked(peer.link());
         conn.connected();
-        Ok(Box::new(Self { stream, conn, patience: Duration::ZERO, now: began }))
+        Ok(Box::new(Self { stream, conn, reads: Duration::ZERO, writes: patience, now: began }))
     }
 
     fn call(
@@ -199,7 +200,8 @@ impl Blocking {
             // While this thread waits on, others should know that the peer is silent.
             return self.conn.tell(now);
         }
-        let read = self.be_patient(wait).and_then(|()| self.read(ending));
+        let patient = be_patient(&mut self.reads, wait, |wait| self.stream.set_read_timeout(wait));
+        let read = patient.and_then(|()| self.read(ending));
         let sink = &mut |(), outcome: Outcome<'_>| ending.end(outcome);
         match read {
             // The token's hook ended the reading. Writing still works, so the server is told.
@@ -242,9 +244,8 @@ impl Blocking {
                 self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
                 continue;
             }
-            let written =
-                self.be_patient(wait).and_then(|()| self.stream.write(self.conn.output().pending()));
-            match written {
+            let patient = be_patient(&mut self.writes, wait, |wait| self.stream.set_write_timeout(wait));
+            match patient.and_then(|()| self.stream.write(self.conn.output().pending())) {
                 Ok(n) => self.conn.output().advance(n),
                 Err(error) if is_timeout(&error) => {}
                 Err(error) => {
@@ -297,16 +298,6 @@ impl Blocking {
             Err(io::Error::other("the peer talks on and on"))
         })
     }
-
-    /// Sets the socket's time-outs to about `wait`; near enough is left alone, for a system call.
-    fn be_patient(&mut self, wait: Duration) -> io::Result<()> {
-        if self.patience > wait + TOLERANCE || self.patience < wait / 2 {
-            self.stream.set_read_timeout(Some(wait))?;
-            self.stream.set_write_timeout(Some(wait))?;
-            self.patience = wait;
-        }
-        Ok(())
-    }
 }
 
 impl Ending<'_> {
@@ -319,6 +310,44 @@ impl Ending<'_> {
             Ok(extras(&received))
         }));
     }
+}
+
+/// Connects within `limit` of `began`; that is then the time-out for writing, too.
+fn dial(addr: SocketAddr, limit: Duration, began: Instant) -> io::Result<TcpStream> {
+    if !cfg!(target_os = "linux") {
+        let stream = TcpStream::connect_timeout(&addr, limit)?;
+        return stream.set_write_timeout(Some(limit)).map(|()| stream);
+    }
+    let stream = TcpStream::from(Socket::new(Domain::for_address(addr), Type::STREAM, None)?);
+    // To Linux it is also how long a connect may wait, which spares polling for its end.
+    stream.set_write_timeout(Some(limit))?;
+    loop {
+        match connect(&stream, &addr) {
+            Ok(()) => return Ok(stream),
+            // A signal broke off the waiting, not the connecting.
+            Err(Errno::INTR) if began.elapsed() < limit => {
+                stream.set_write_timeout(Some(limit.saturating_sub(began.elapsed()).max(SHORTEST_WAIT)))?;
+            }
+            Err(Errno::INTR | Errno::INPROGRESS | Errno::ALREADY) => {
+                return Err(io::Error::new(ErrorKind::TimedOut, "connection timed out"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sets one of the socket's time-outs to about `wait`; near enough is left alone, for a system call.
+/// One that is too short only has the waiting begin anew.
+fn be_patient(
+    has: &mut Duration,
+    wait: Duration,
+    set: impl FnOnce(Option<Duration>) -> io::Result<()>,
+) -> io::Result<()> {
+    if *has > wait + TOLERANCE || *has < wait.min(LONGEST_WAIT) / 2 {
+        set(Some(wait))?;
+        *has = wait;
+    }
+    Ok(())
 }
 
 fn is_timeout(error: &io::Error) -> bool {
@@ -340,4 +369,34 @@ const READ_SIZE: usize = 64 * 1024;
 const MAX_ROUNDS: usize = 64;
 /// How much later than asked a wait may end.
 const TOLERANCE: Duration = Duration::from_millis(10);
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connect_that_nobody_answers_ends_in_time() {
+        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
+        listener.listen(0).expect("a listener");
+        let addr = listener.local_addr().ok().and_then(|addr| addr.as_socket()).expect("bound");
+        let limit = Duration::from_millis(100);
+        // Some find room in the backlog.
+        let mut held = Vec::new();
+        let (error, took) = loop {
+            let began = Instant::now();
+            match dial(addr, limit, began) {
+                Ok(stream) => held.push(stream),
+                Err(error) => break (error, began.elapsed()),
+            }
+            assert!(held.len() < 20, "a backlog of none is never full");
+        };
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "connection timed out"));
+        assert!(took >= limit && took < limit + Duration::from_secs(1), "{took:?}");
+        drop(listener);
+        let refused = dial(addr, limit, Instant::now()).expect_err("nobody listens");
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+    }
+}

@@ -59,8 +59,11 @@ pub(super) fn request(
             message
         }
         Wire::Legacy(dialect) => {
+            let (service, method) = (head.method.short_service(), head.method.name);
             let size = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            legacy::write_request_head(out, dialect, head.method.short_service(), head.method.name, size);
+            // The connection carries nothing else.
+            out.reserve_exact(LEGACY_HEAD + service.len() + method.len() + size as usize);
+            legacy::write_request_head(out, dialect, service, method, size);
             append(out, payload)
         }
     }
@@ -110,6 +113,9 @@ fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
     }
     start..out.len()
 }
+
+/// Room for what a legacy request consists of beside its names and its message.
+const LEGACY_HEAD: usize = 32;
 
 impl Payload<'_> {
     /// Its size; has the message compute it anew.
