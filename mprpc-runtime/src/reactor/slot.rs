@@ -238,10 +238,13 @@ impl Slot {
     }
 
     fn read(&mut self, reads: usize, mut budget: usize, turn: &mut Turn) -> io::Result<()> {
+        let mut rest = false;
         for _ in 0..reads {
-            if budget == 0 || !self.may_read() {
+            // The rest of a large frame comes with its beginning.
+            if !self.may_read() || (budget == 0 && (rest || self.connection.room().is_none())) {
                 break;
             }
+            rest = budget == 0;
             let (connection, scratch) = (&mut self.connection, &mut turn.scratch);
             let (read, room, own) = match connection.room() {
                 Some(room) => {

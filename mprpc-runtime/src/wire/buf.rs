@@ -4,7 +4,7 @@ use std::{collections::VecDeque, mem};
 
 use bytes::{Buf, Bytes};
 
-use super::spare;
+use super::{mux::Header, spare};
 
 /// Bytes received that do not make a whole frame yet. An idle connection, of which there are many, holds no
 /// memory here but for one pointer.
@@ -45,7 +45,12 @@ impl Inbox {
         let len = self.len();
         match &mut self.0 {
             _ if bytes.is_empty() => {}
-            None => *self = Self::of(bytes.to_vec()),
+            None => {
+                let total = Header::large(bytes).filter(|_| bytes.len() >= OWN_READ);
+                let mut memory = total.and_then(spare::take).unwrap_or_default();
+                memory.extend_from_slice(bytes);
+                *self = Self::of(memory);
+            }
             Some(held) => {
                 if held.bytes.capacity() - held.bytes.len() < bytes.len() {
                     held.bytes.reserve_exact(bytes.len() + 3 * len);
