@@ -181,8 +181,14 @@ fn a_stopped_provider_is_left_alone_and_taken_back() {
     let back = seen.iter().filter(|seen| seen.began > continued && seen.result.as_ref() == Ok(&name));
     let first = back.map(|seen| seen.ended - continued).min().expect("it is called again");
     assert!(first < ms(5000), "after {first:?}");
-    let seen = seen.iter().filter(|seen| seen.result.is_err()).collect::<Vec<_>>();
-    assert!(seen.iter().all(|seen| seen.ended - stopped > ms(4000)), "nobody else fails: {seen:?}");
+    // A new connection to it opens, but nobody says Hello there, which costs the call that needed one; none of
+    // these began after the others had stayed away, as was checked above.
+    let no_hello =
+        |error: &str| error.contains(&format!(":{name}, ")) && error.contains("no Hello came in time");
+    let early = |seen: &&Seen| seen.ended - stopped <= ms(4000);
+    let failed = seen.iter().filter(|seen| seen.result.as_ref().is_err_and(|error| !no_hello(error)));
+    let failed = failed.filter(early).collect::<Vec<_>>();
+    assert!(failed.is_empty(), "nobody else fails: {failed:?}");
 }
 
 #[test]
