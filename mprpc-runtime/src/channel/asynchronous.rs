@@ -262,7 +262,7 @@ impl Completion for AsyncCall {
     }
 
     fn share(&mut self, id: u64) -> Option<Bytes> {
-        if self.frame.len() < mux::LARGE || self.wire() != Wire::Mux {
+        if self.frame.len() < mux::LARGE {
             return None;
         }
         mux::set_call_id(&mut self.frame, id);

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     io::{self, ErrorKind, Read, Write},
-    net::{Shutdown, SocketAddr, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -11,13 +11,13 @@ use std::{
 use protobuf::MessageDyn;
 use rustix::{
     buffer::spare_capacity,
-    io::Errno,
-    net::{RecvFlags, SendFlags, connect, recv, send},
+    net::{RecvFlags, SendFlags, recv, send},
 };
-use socket2::{Domain, SockRef, Socket, Type};
+use socket2::SockRef;
 
 use super::{
     Attempts, Failed,
+    dial::dial,
     encode::{self, Head, Payload},
     peer::{Peer, random},
 };
@@ -312,30 +312,6 @@ impl Ending<'_> {
     }
 }
 
-/// Connects within `limit` of `began`; that is then the time-out for writing, too.
-fn dial(addr: SocketAddr, limit: Duration, began: Instant) -> io::Result<TcpStream> {
-    if !cfg!(target_os = "linux") {
-        let stream = TcpStream::connect_timeout(&addr, limit)?;
-        return stream.set_write_timeout(Some(limit)).map(|()| stream);
-    }
-    let stream = TcpStream::from(Socket::new(Domain::for_address(addr), Type::STREAM, None)?);
-    // To Linux it is also how long a connect may wait, which spares polling for its end.
-    stream.set_write_timeout(Some(limit))?;
-    loop {
-        match connect(&stream, &addr) {
-            Ok(()) => return Ok(stream),
-            // A signal broke off the waiting, not the connecting.
-            Err(Errno::INTR) if began.elapsed() < limit => {
-                stream.set_write_timeout(Some(limit.saturating_sub(began.elapsed()).max(SHORTEST_WAIT)))?;
-            }
-            Err(Errno::INTR | Errno::INPROGRESS | Errno::ALREADY) => {
-                return Err(io::Error::new(ErrorKind::TimedOut, "connection timed out"));
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
 /// Sets one of the socket's time-outs to about `wait`; near enough is left alone, for a system call.
 /// One that is too short only has the waiting begin anew.
 fn be_patient(
@@ -369,34 +345,4 @@ const READ_SIZE: usize = 64 * 1024;
 const MAX_ROUNDS: usize = 64;
 /// How much later than asked a wait may end.
 const TOLERANCE: Duration = Duration::from_millis(10);
-const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_connect_that_nobody_answers_ends_in_time() {
-        let listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-        listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).expect("a port");
-        listener.listen(0).expect("a listener");
-        let addr = listener.local_addr().ok().and_then(|addr| addr.as_socket()).expect("bound");
-        let limit = Duration::from_millis(100);
-        // Some find room in the backlog.
-        let mut held = Vec::new();
-        let (error, took) = loop {
-            let began = Instant::now();
-            match dial(addr, limit, began) {
-                Ok(stream) => held.push(stream),
-                Err(error) => break (error, began.elapsed()),
-            }
-            assert!(held.len() < 20, "a backlog of none is never full");
-        };
-        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::TimedOut, "connection timed out"));
-        assert!(took >= limit && took < limit + Duration::from_secs(1), "{took:?}");
-        drop(listener);
-        let refused = dial(addr, limit, Instant::now()).expect_err("nobody listens");
-        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
-    }
-}

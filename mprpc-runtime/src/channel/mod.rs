@@ -38,6 +38,7 @@ use crate::{
 
 mod asynchronous;
 mod blocking;
+mod dial;
 mod encode;
 mod peer;
 mod services;

@@ -202,9 +202,7 @@ impl Placed {
 impl Drop for Placed {
     fn drop(&mut self) {
         match self.state {
-            State::InFlight => {
-                self.end(Verdict::Nothing, Duration::ZERO, self.since);
-            }
+            State::InFlight => _ = self.end(Verdict::Nothing, Duration::ZERO, self.since),
             State::Answered => self.peer.health.leave(),
             State::Ended => {}
         }

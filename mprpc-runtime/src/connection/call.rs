@@ -233,7 +233,7 @@ pub trait Completion: Send {
     /// The frame to send; on the mux wire the connection fills in the id.
     fn frame(&self) -> &[u8];
 
-    /// The frame with this id, without a copy, if it is a large one of the mux wire.
+    /// On the mux wire: the frame with this id, without a copy, if it is a large one.
     fn share(&mut self, _id: u64) -> Option<Bytes> {
         None
     }

@@ -98,7 +98,7 @@ pub struct Posts {
     list: Vec<Post>,
 }
 
-/// Where the bytes of a post lie in the buffer of all.
+/// For whom, what, and where the bytes that go with it lie in the buffer of all.
 pub(super) type Post = (ConnId, Command, Range<usize>);
 
 #[derive(Default)]

@@ -45,7 +45,7 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
                 self.start_in(
                     start,
                     |done, id, output| {
-                        if let Some(frame) = done.share(id).filter(|_| is_mux) {
+                        if is_mux && let Some(frame) = done.share(id) {
                             return output.share(frame);
                         }
                         let out = output.buffer();
