@@ -15,9 +15,10 @@
 //! generated stub on an [`MprpcChannel`], and are configured by the file that `-i` names: [`Settings`] lists its keys.
 //!
 //! # Threads
-//! `mprpc-accept` deals connections out to the reactors `mprpc-io-n`; handlers run on `mprpc-worker-n`, or on the reactor if
-//! they are declared inline. A blocking call is driven by the calling thread; callbacks run on `mprpc-client-n`.
-//! `mprpc-registry` talks to ZooKeeper, `mprpc-log` writes files. What queues between them is bounded.
+//! The reactors `mprpc-io-n` accept connections and share them out, with `mprpc-accept` for when all are busy; handlers run
+//! on `mprpc-worker-n`, or on the reactor if they are declared inline. A blocking call is driven by the calling thread;
+//! callbacks run on `mprpc-client-n`. `mprpc-registry` talks to ZooKeeper, `mprpc-log` writes files. What queues between
+//! them is bounded.
 //!
 //! # Examples
 //! Without generated code, to show what it does:

@@ -609,6 +609,40 @@ fn connections_beyond_the_limit_are_reset() {
 }
 
 #[test]
+fn a_burst_of_connections_is_spread_evenly() {
+    let server = Server::start(4);
+    let addr = server.addr();
+    let dial = || (0..16).map(|_| connect(addr)).collect::<Vec<_>>();
+    let streams: Vec<TcpStream> = thread::scope(|scope| {
+        let dialling: Vec<_> = (0..4).map(|_| scope.spawn(dial)).collect();
+        dialling.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    });
+    streams.iter().for_each(|s| round_trip(s, b"a").unwrap());
+    let spread: Vec<_> = server.pool.handles().iter().map(Handle::connections).collect();
+    assert_eq!(spread, [16; 4]);
+}
+
+#[test]
+fn connects_are_accepted_while_a_reactor_is_stuck() {
+    let server = Server::start(2);
+    let (stuck, free) = (server.client(), server.client());
+    [&stuck, &free].iter().for_each(|s| round_trip(s, b"a").unwrap());
+    let (release, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    server.pool.handles()[0].broadcast(move || {
+        let _ = wait.lock().unwrap().recv_timeout(LONG);
+        Command::Custom(Box::new(()))
+    });
+    // Of these the stuck reactor gets its share, and no more.
+    let streams: Vec<TcpStream> = (0..8).map(|_| server.client()).collect();
+    until(|| server.pool.connections() == 10);
+    let spread: Vec<_> = server.pool.handles().iter().map(Handle::connections).collect();
+    assert_eq!(spread, [5; 2]);
+    drop(release);
+    streams.iter().for_each(|s| round_trip(s, b"a").unwrap());
+}
+
+#[test]
 fn a_port_in_use_is_told_with_the_setting_to_change() {
     let first = Acceptor::bind(any_port(), 16).unwrap();
     let second = Acceptor::bind(first.local_addr(), 16);

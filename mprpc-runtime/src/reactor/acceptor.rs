@@ -1,4 +1,8 @@
-//! The listening side: accepts on a thread of its own and deals the streams out to the reactors.
+//! The listening side: whoever sleeps accepts, and deals the streams out to the reactors.
+//!
+//! A connect wakes one sleeper: a reactor if there is one, which keeps the stream unless others have fewer, so that it
+//! changes no thread. A thread of its own comes last in that row. It accepts while all reactors are busy, whatever
+//! they do, looks after shortages, and takes in those who wait at the end.
 
 use std::{
     collections::HashMap,
@@ -6,7 +10,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     thread::{self, JoinHandle},
@@ -17,35 +21,51 @@ use mio::{Events, Interest, Poll, Token, Waker, net::TcpListener, net::TcpStream
 use rustix::io::Errno;
 use socket2::{Domain, SockRef, Socket, Type};
 
-use super::{Accept, Handle, LogLimit, Pool, pool::join};
-use crate::error::Error;
+use super::{Accept, Handle, LogLimit, Pool, handle::Order, pool::join};
+use crate::{connection::Mailbox, error::Error};
 
 /// A bound address: connects are queued by the system, but not accepted before `run`.
 pub struct Acceptor {
     listener: TcpListener,
     addr: SocketAddr,
     poll: Poll,
-    shared: Arc<Shared>,
-    /// Given up for a moment when descriptors run out, so that a waiting peer can be turned away.
+    waker: Waker,
     spare: Option<File>,
-    shortages: LogLimit,
-    refusals: LogLimit,
 }
 
 /// An acceptor that runs. Dropping it stops it, without waiting.
 pub struct Accepting {
     addr: SocketAddr,
-    shared: Arc<Shared>,
+    door: Arc<Door>,
     thread: Option<JoinHandle<()>>,
 }
 
-struct Shared {
+/// What everybody who accepts shares.
+pub(super) struct Door {
+    /// Gone once nobody shall be accepted any more.
+    listener: RwLock<Option<TcpListener>>,
+    handles: Vec<Handle>,
+    accept: Arc<dyn Accept>,
+    addresses: Arc<Addresses>,
     waker: Waker,
     stop: AtomicBool,
+    /// Descriptors or memory are short; the thread looks after that, alone.
+    short: AtomicBool,
     refused: AtomicU64,
     max_connections: AtomicUsize,
     /// Of one address; 0 is no limit.
     max_of_address: AtomicUsize,
+    /// Held while one is let in or not, so that the limits are exact.
+    refusals: Mutex<LogLimit>,
+}
+
+/// What the thread has.
+struct Porter {
+    door: Arc<Door>,
+    poll: Poll,
+    /// Given up for a moment when descriptors run out, so that a waiting peer can be turned away.
+    spare: Option<File>,
+    shortages: LogLimit,
 }
 
 /// The addresses that have connections.
@@ -60,14 +80,6 @@ struct Address {
 
 /// A connection counted towards its address, for as long as it exists.
 pub(super) struct Visit(#[expect(dead_code, reason = "held, to be counted")] Arc<Address>);
-
-/// Who gets the streams.
-struct Deal {
-    handles: Vec<Handle>,
-    next: usize,
-    accept: Arc<dyn Accept>,
-    addresses: Arc<Addresses>,
-}
 
 impl Acceptor {
     /// Binds `addr`; port 0 takes any. The system queues up to `backlog` connects, or its own limit.
@@ -90,26 +102,10 @@ impl Acceptor {
         // Accepted sockets are copies of this one: on Linux they inherit it, which spares a call for each.
         socket.set_tcp_nodelay(true)?;
         socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        let mut listener = TcpListener::from_std(socket.into());
+        let listener = TcpListener::from_std(socket.into());
         let poll = Poll::new()?;
-        let registry = poll.registry();
-        registry.register(&mut listener, Token(0), Interest::READABLE)?;
-        let shared = Shared {
-            waker: Waker::new(registry, Token(1))?,
-            stop: AtomicBool::new(false),
-            refused: AtomicU64::new(0),
-            max_connections: AtomicUsize::new(usize::MAX),
-            max_of_address: AtomicUsize::new(0),
-        };
-        Ok(Self {
-            addr: listener.local_addr()?,
-            listener,
-            poll,
-            shared: Arc::new(shared),
-            spare: spare(),
-            shortages: LogLimit::default(),
-            refusals: LogLimit::default(),
-        })
+        let waker = Waker::new(poll.registry(), Token(0))?;
+        Ok(Self { addr: listener.local_addr()?, listener, poll, waker, spare: spare() })
     }
 
     /// The address, with the port that was taken.
@@ -117,8 +113,8 @@ impl Acceptor {
         self.addr
     }
 
-    /// Starts to accept, on the thread `mprpc-accept`. Streams go to the reactors of `pool` in turn;
-    /// while these have `max_connections` or more, further ones are reset.
+    /// Starts to accept, on the reactors of `pool` and on the thread `mprpc-accept`. A stream goes to the
+    /// reactor that has the fewest; while they have `max_connections` or more, further ones are reset.
     ///
     /// # Errors
     /// The system gives no thread.
@@ -128,24 +124,141 @@ impl Acceptor {
         accept: Arc<dyn Accept>,
         max_connections: usize,
     ) -> Result<Accepting, Error> {
-        let (addr, shared) = (self.addr, self.shared.clone());
-        shared.max_connections.store(max_connections, Ordering::Relaxed);
-        let (handles, addresses) = (pool.handles().to_vec(), Arc::default());
-        let deal = Deal { handles, next: 0, accept, addresses };
+        let addr = self.addr;
+        let door = Door {
+            listener: RwLock::new(Some(self.listener)),
+            handles: pool.handles().to_vec(),
+            accept,
+            addresses: Arc::default(),
+            waker: self.waker,
+            stop: AtomicBool::new(false),
+            short: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            max_connections: AtomicUsize::new(max_connections),
+            max_of_address: AtomicUsize::new(0),
+            refusals: Mutex::default(),
+        };
+        let door = Arc::new(door);
+        let failed = |error| Error::Io("cannot start to accept".into(), error);
+        door.open(&self.poll).map_err(failed)?;
+        let porter =
+            Porter { door: door.clone(), poll: self.poll, spare: self.spare, shortages: LogLimit::default() };
         let thread = thread::Builder::new().name("mprpc-accept".into());
-        let thread = thread.spawn(|| self.accept_all(deal));
-        let thread = thread.map_err(|e| Error::Io("cannot start to accept".into(), e))?;
-        Ok(Accepting { addr, shared, thread: Some(thread) })
+        let thread = thread.spawn(|| porter.run()).map_err(failed)?;
+        Ok(Accepting { addr, door, thread: Some(thread) })
+    }
+}
+
+impl Door {
+    /// Has connects wake a reactor that sleeps, else the thread, whose `poll` this is. The system wakes in the
+    /// order in which they are told, and only one, where it can.
+    fn open(self: &Arc<Self>, poll: &Poll) -> io::Result<()> {
+        let mut listener = self.listener.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(listener) = &mut *listener else { return Ok(()) };
+        #[cfg(target_os = "linux")]
+        {
+            use rustix::event::epoll::{EventData, EventFlags, add};
+            let (door, flags) = (DOOR.0 as u64, EventFlags::IN | EventFlags::ET | EventFlags::EXCLUSIVE);
+            let mut all = Ok(());
+            for handle in &self.handles {
+                handle.order(Order::Listen(Arc::downgrade(self)));
+                all = all.and_then(|()| add(handle.registry(), &*listener, EventData::new_u64(door), flags));
+            }
+            if all.is_ok() {
+                return Ok(add(poll.registry(), &*listener, EventData::new_u64(door), flags)?);
+            }
+        }
+        poll.registry().register(listener, DOOR, Interest::READABLE)
     }
 
-    fn accept_all(mut self, mut deal: Deal) {
+    /// Accepts who waits. `place` gets each stream with the reactor that it is for; `here` is the one that asks.
+    pub(super) fn batch(
+        &self,
+        here: Option<&Arc<Mailbox>>,
+        mut place: impl FnMut(&Handle, Order),
+    ) -> Backlog {
+        let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(listener) = &*listener else { return Backlog::Empty };
+        for _ in 0..BATCH {
+            match listener.accept() {
+                Ok((stream, peer)) => {
+                    if let Some((handle, order)) = self.admit(stream, peer, here) {
+                        place(handle, order);
+                    }
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Backlog::Empty,
+                Err(error) => match Errno::from_io_error(&error) {
+                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                        return Backlog::Short(error);
+                    }
+                    // An error of the connection that waited, says accept(2). Others wait.
+                    _ => log::debug!("a connection failed before it was accepted: {error}"),
+                },
+            }
+        }
+        Backlog::More
+    }
+
+    /// What a reactor does when a connect woke it. What it leaves is for the thread.
+    pub(super) fn answer(&self, here: &Arc<Mailbox>, place: impl FnMut(&Handle, Order)) {
+        let short = self.short.load(Ordering::Relaxed);
+        if !short && !matches!(self.batch(Some(here), place), Backlog::Empty) {
+            self.wake();
+        }
+    }
+
+    fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        here: Option<&Arc<Mailbox>>,
+    ) -> Option<(&Handle, Order)> {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        let live: usize = self.handles.iter().map(Handle::connections).sum();
+        let max = self.max_connections.load(Ordering::Relaxed);
+        let max_of_address = self.max_of_address.load(Ordering::Relaxed);
+        let (visit, of_address) = self.addresses.enter(peer.ip());
+        let reason = if live >= max {
+            format!("{live} connections (max_connections = {max})")
+        } else if max_of_address > 0 && of_address > max_of_address {
+            format!("more of that address (max_address_connections = {max_of_address})")
+        } else {
+            let elsewhere = |handle: &Handle| here.is_none_or(|here| !Arc::ptr_eq(here, handle.mailbox()));
+            let fewest = |handle: &&Handle| (handle.connections(), elsewhere(handle));
+            let handle = self.handles.iter().min_by_key(fewest)?;
+            return Some((handle, handle.adoption(stream.into(), peer, self.accept.clone(), Some(visit))));
+        };
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        if let Some(others) = refusals.pass(Instant::now()) {
+            log::warn!("{peer} is refused: {reason}{others}");
+        }
+        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        None
+    }
+
+    fn wake(&self) {
+        // Fails only if the thread has ended.
+        let _ = self.waker.wake();
+    }
+}
+
+impl Porter {
+    fn run(mut self) {
         let mut events = Events::with_capacity(2);
-        while !self.shared.stop.load(Ordering::Acquire) {
-            match self.batch(&mut deal) {
+        while !self.door.stop.load(Ordering::Acquire) {
+            match self.batch() {
                 Backlog::More => {}
-                // Not polled, or every connect would wake us for nothing.
-                Backlog::Short => thread::sleep(PAUSE),
+                // Nobody polls, or every connect would wake us for nothing.
+                Backlog::Short(error) => {
+                    self.door.short.store(true, Ordering::Relaxed);
+                    self.turn_away(&error);
+                    thread::sleep(PAUSE);
+                }
                 Backlog::Empty => {
+                    // Before the wait, or who came in between would be seen by nobody.
+                    if self.door.short.swap(false, Ordering::Relaxed) {
+                        continue;
+                    }
                     if let Err(error) = self.poll.poll(&mut events, None)
                         && error.kind() != ErrorKind::Interrupted
                     {
@@ -156,49 +269,15 @@ impl Acceptor {
         }
         // Who is connected by now gets an orderly goodbye from a reactor.
         for _ in 0..BATCH {
-            if !matches!(self.batch(&mut deal), Backlog::More) {
+            if !matches!(self.batch(), Backlog::More) {
                 break;
             }
         }
+        *self.door.listener.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn batch(&mut self, deal: &mut Deal) -> Backlog {
-        for _ in 0..BATCH {
-            match self.listener.accept() {
-                Ok((stream, peer)) => self.hand_over(stream, peer, deal),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Backlog::Empty,
-                Err(error) => match Errno::from_io_error(&error) {
-                    Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
-                        self.turn_away(&error);
-                        return Backlog::Short;
-                    }
-                    // An error of the connection that waited, says accept(2). Others wait.
-                    _ => log::debug!("a connection failed before it was accepted: {error}"),
-                },
-            }
-        }
-        Backlog::More
-    }
-
-    fn hand_over(&mut self, stream: TcpStream, peer: SocketAddr, deal: &mut Deal) {
-        let live: usize = deal.handles.iter().map(Handle::connections).sum();
-        let max = self.shared.max_connections.load(Ordering::Relaxed);
-        let max_of_address = self.shared.max_of_address.load(Ordering::Relaxed);
-        let (visit, of_address) = deal.addresses.enter(peer.ip());
-        let reason = if live >= max {
-            format!("{live} connections (max_connections = {max})")
-        } else if max_of_address > 0 && of_address > max_of_address {
-            format!("more of that address (max_address_connections = {max_of_address})")
-        } else {
-            deal.next = (deal.next + 1) % deal.handles.len();
-            let accept = deal.accept.clone();
-            return deal.handles[deal.next].adopt_visit(stream.into(), peer, accept, Some(visit));
-        };
-        self.shared.refused.fetch_add(1, Ordering::Relaxed);
-        if let Some(others) = self.refusals.pass(Instant::now()) {
-            log::warn!("{peer} is refused: {reason}{others}");
-        }
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+    fn batch(&self) -> Backlog {
+        self.door.batch(None, Handle::order)
     }
 
     /// Accepts one connection with the descriptor kept for that, only to close it: its peer learns
@@ -207,8 +286,10 @@ impl Acceptor {
         if let Some(others) = self.shortages.pass(Instant::now()) {
             log::error!("cannot accept: {error}; raise the limit of open files{others}");
         }
+        // Locked for writing, or a reactor that accepts at this moment would get the descriptor, and keep it.
+        let listener = self.door.listener.write().unwrap_or_else(PoisonError::into_inner);
         if self.spare.take().is_some() {
-            drop(self.listener.accept());
+            drop(listener.as_ref().map(TcpListener::accept));
         }
         self.spare = spare();
     }
@@ -222,14 +303,14 @@ impl Accepting {
 
     /// How many connections were reset because there were too many.
     pub fn refused(&self) -> u64 {
-        self.shared.refused.load(Ordering::Relaxed)
+        self.door.refused.load(Ordering::Relaxed)
     }
 
     /// Changes how many connections there may be, in all and, unless it is 0, of one address (of IPv6
     /// one network of 64 bits). Those that are there stay.
     pub fn set_limits(&self, max_connections: usize, max_of_address: usize) {
-        self.shared.max_connections.store(max_connections, Ordering::Relaxed);
-        self.shared.max_of_address.store(max_of_address, Ordering::Relaxed);
+        self.door.max_connections.store(max_connections, Ordering::Relaxed);
+        self.door.max_of_address.store(max_of_address, Ordering::Relaxed);
     }
 
     /// Accepts what waits, then listens no longer. Waits for that at most for `limit` and returns
@@ -241,9 +322,8 @@ impl Accepting {
     }
 
     fn signal(&self) {
-        self.shared.stop.store(true, Ordering::Release);
-        // Fails only if the thread has ended.
-        let _ = self.shared.waker.wake();
+        self.door.stop.store(true, Ordering::Release);
+        self.door.wake();
     }
 }
 
@@ -287,11 +367,11 @@ impl Drop for Address {
 }
 
 /// What one batch of accepts says about the next.
-enum Backlog {
+pub(super) enum Backlog {
     Empty,
     More,
     /// Descriptors or memory are short.
-    Short,
+    Short(io::Error),
 }
 
 fn spare() -> Option<File> {
@@ -300,3 +380,5 @@ fn spare() -> Option<File> {
 
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
+/// Names a listener among events.
+pub(super) const DOOR: Token = Token(usize::MAX);

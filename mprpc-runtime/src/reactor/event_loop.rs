@@ -10,7 +10,7 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
     io::{self, ErrorKind},
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
@@ -20,6 +20,7 @@ use socket2::SockRef;
 
 use super::{
     Accept, LogLimit, ReactorOptions, TURN,
+    acceptor::{DOOR, Door},
     handle::{Order, REACTOR, next_id},
     slot::{End, Slot, Turn},
 };
@@ -38,6 +39,8 @@ pub(super) struct EventLoop {
     servers: Vec<Arc<dyn Accept>>,
     /// When servers want their turn to end, though nothing else may happen.
     recalls: Vec<(Instant, Arc<dyn Accept>)>,
+    /// Where it accepts.
+    doors: Vec<Weak<Door>>,
     ends: LogLimit,
     stopped: bool,
 }
@@ -52,6 +55,7 @@ impl EventLoop {
             turn: Turn::new(),
             servers: Vec::new(),
             recalls: Vec::new(),
+            doors: Vec::new(),
             ends: LogLimit::default(),
             stopped: false,
         }
@@ -107,13 +111,19 @@ impl EventLoop {
         self.turn.now = Instant::now();
         TURN.set(Some(self.turn.now));
         posts.drain(|id, command, bytes| self.post(id, command, bytes));
+        let mut knock = false;
         for event in events {
+            knock |= event.token() == DOOR;
             if let Some(slot) = self.slots.get_mut(&ConnId(event.token().0 as u64)) {
                 slot.note(event);
                 self.turn.touch(slot);
             }
         }
         self.work();
+        // After those who left: who has fewest connections shall have the next.
+        if knock {
+            self.answer_doors();
+        }
         // After reading: what a deadline waits for may have come.
         while let Some((at, id)) = self.turn.timers.due(self.turn.now) {
             self.step(id, |slot, turn| {
@@ -161,15 +171,27 @@ impl EventLoop {
         let Command::Custom(order) = command else {
             return command.undeliverable();
         };
+        if let Ok(order) = order.downcast::<Order>() {
+            self.carry_out(*order);
+        }
+    }
+
+    fn carry_out(&mut self, order: Order) {
         let now = self.turn.now;
-        match order.downcast().map(|order| *order) {
-            Ok(Order::Adopt(stream, peer, accept, place)) => {
+        match order {
+            Order::Adopt(stream, peer, accept, place) => {
                 let (id, stream) = (next_id(), TcpStream::from_std(stream));
                 if let Some(c) = guarded(|| accept.accept(id, &self.mailbox, peer, now)) {
                     self.insert(Slot::new(id, (stream, peer), c, Some(accept), place));
                 }
             }
-            Ok(Order::Connect(id, peer, make, place)) => {
+            Order::Listen(door) => {
+                self.doors.retain(|door| door.strong_count() > 0);
+                self.doors.push(door);
+                // A connect may have told us of it before we knew.
+                self.answer_doors();
+            }
+            Order::Connect(id, peer, make, place) => {
                 let made = guarded(|| make(id, self.mailbox.clone(), now));
                 match (made, TcpStream::connect(peer)) {
                     (Some(c), Ok(s)) => self.insert(Slot::new(id, (s, peer), c, None, place)),
@@ -179,14 +201,29 @@ impl EventLoop {
                     (None, _) => {}
                 }
             }
-            Ok(Order::Broadcast(make)) => {
+            Order::Broadcast(make) => {
                 for id in self.ids() {
                     self.post(id, make(), &[]);
                 }
             }
-            Ok(Order::Stop) => self.stopped = true,
-            Err(_) => {}
+            Order::Stop => self.stopped = true,
         }
+    }
+
+    /// Accepts who waits at the doors; keeps those who shall be here, sends the others on.
+    fn answer_doors(&mut self) {
+        let here = self.mailbox.clone();
+        let doors = std::mem::take(&mut self.doors);
+        for door in doors.iter().filter_map(Weak::upgrade) {
+            door.answer(&here, |handle, order| {
+                if Arc::ptr_eq(handle.mailbox(), &here) {
+                    self.carry_out(order);
+                } else {
+                    handle.order(order);
+                }
+            });
+        }
+        self.doors = doors;
     }
 
     fn insert(&mut self, mut slot: Slot) {

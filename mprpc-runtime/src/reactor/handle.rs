@@ -4,13 +4,18 @@
 use std::{
     net::{SocketAddr, TcpStream},
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
 };
 
-use super::{Accept, acceptor::Visit};
+use mio::Registry;
+
+use super::{
+    Accept,
+    acceptor::{Door, Visit},
+};
 use crate::connection::{Command, ConnId, Connection, Mailbox};
 
 /// Makes the state machine of an outgoing connection, on the reactor's thread.
@@ -22,11 +27,13 @@ pub type Make = Box<dyn FnOnce(ConnId, Arc<Mailbox>, Instant) -> Box<dyn Connect
 pub struct Handle {
     mailbox: Arc<Mailbox>,
     connections: Arc<AtomicUsize>,
+    registry: Arc<Registry>,
 }
 
 /// What the reactor itself is told, as a post to `REACTOR`.
 pub(super) enum Order {
     Adopt(TcpStream, SocketAddr, Arc<dyn Accept>, Place),
+    Listen(Weak<Door>),
     Connect(ConnId, SocketAddr, Make, Place),
     Broadcast(Box<dyn Fn() -> Command + Send>),
     Stop,
@@ -39,8 +46,13 @@ pub(super) struct Place {
 }
 
 impl Handle {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> Self {
-        Self { mailbox, connections: Arc::default() }
+    pub(super) fn new(mailbox: Arc<Mailbox>, registry: Registry) -> Self {
+        Self { mailbox, connections: Arc::default(), registry: Arc::new(registry) }
+    }
+
+    /// Where the reactor's events are ordered.
+    pub(super) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// Where to post to connections of this reactor.
@@ -57,19 +69,19 @@ impl Handle {
     pub fn adopt(&self, stream: TcpStream, peer: SocketAddr, accept: Arc<dyn Accept>) {
         // Cannot fail on an open descriptor; a stream that blocks must not reach a reactor.
         if stream.set_nonblocking(true).is_ok() {
-            self.adopt_visit(stream, peer, accept, None);
+            self.order(self.adoption(stream, peer, accept, None));
         }
     }
 
-    /// Hands over a stream that does not block; one of a visit inherited its listener's settings.
-    pub(super) fn adopt_visit(
+    /// The order to take a stream that does not block; one of a visit inherited its listener's settings.
+    pub(super) fn adoption(
         &self,
         stream: TcpStream,
         peer: SocketAddr,
         accept: Arc<dyn Accept>,
         visit: Option<Visit>,
-    ) {
-        self.order(Order::Adopt(stream, peer, accept, self.place(visit)));
+    ) -> Order {
+        Order::Adopt(stream, peer, accept, self.place(visit))
     }
 
     /// Begins to connect to `peer` and returns at once. The connection that `make` makes learns of
@@ -95,7 +107,7 @@ impl Handle {
         self.order(Order::Stop);
     }
 
-    fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: Order) {
         self.mailbox.post(REACTOR, Command::Custom(Box::new(order)), |_| {});
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A reactor is one thread with one loop. A connection belongs to one reactor for all its life, so it
 //! needs no lock; other threads reach it by posts to the reactor's [`Mailbox`]. An [`Acceptor`]
-//! accepts on a thread of its own and deals the streams out to the reactors of a [`Pool`]; outgoing
+//! has the reactors of a [`Pool`] accept and share the streams out among them; outgoing
 //! connections begin with [`Handle::connect`]. An idle reactor sleeps, without a tick.
 //!
 //! # Examples
@@ -139,7 +139,7 @@ impl Reactor {
             // Fails only if the descriptor is gone, and with it the reactor.
             let _ = waker.wake();
         }));
-        let handle = Handle::new(mailbox.clone());
+        let handle = Handle::new(mailbox.clone(), poll.registry().try_clone()?);
         let thread = thread::Builder::new().name(name.into()).spawn(move || {
             TURN.set(Some(Instant::now()));
             mailbox.own();
