@@ -88,6 +88,8 @@ impl Connection for Echo {
             Some(b'W') => self.paused = true,
             Some(b'T') => self.timer = Some(now + Duration::from_millis(50)),
             Some(b'S') => self.say(Seen::Said),
+            // Each into a buffer of its own.
+            Some(b'C') => (0..CHAIN).for_each(|_| self.output.buffer().extend_from_slice(&link())),
             Some(b'O') => self.say(Seen::OnReactor(on_reactor_thread())),
             _ => {}
         }
@@ -380,6 +382,33 @@ fn eight_mebibytes_pass_a_connection_that_holds_little() {
         assert!(got == sent, "{} of {} bytes", got.len(), sent.len());
     });
     server.sees(Seen::Eof);
+}
+
+#[test]
+fn what_waits_in_many_buffers_leaves_in_order_to_a_peer_that_reads_little_at_a_time() {
+    let server = Server::start(1);
+    let mut stream = server.client();
+    stream.write_all(b"C").unwrap();
+    let (mut all, mut bytes) = (Vec::new(), [0; 77_777]);
+    while all.len() < CHAIN * link().len() + 1 {
+        // Now and then there is no room at all for the next bytes.
+        if all.len() % 10 == 3 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let n = stream.read(&mut bytes).unwrap();
+        assert_ne!(n, 0);
+        all.extend_from_slice(&bytes[..n]);
+    }
+    assert_eq!(all.pop(), Some(b'C'));
+    assert!(all.chunks(link().len()).all(|chunk| chunk == link()));
+    round_trip(&stream, b"and on").unwrap();
+}
+
+/// What a connection appends that is ordered to.
+const CHAIN: usize = 150;
+
+fn link() -> Vec<u8> {
+    (0..70_001).map(|n| (n % 251) as u8).collect()
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, ErrorKind, Read},
+    io::{self, ErrorKind, IoSlice, Read},
     mem,
     net::{Shutdown, SocketAddr},
     sync::Arc,
@@ -12,14 +12,17 @@ use std::{
 use mio::{event::Event, net::TcpStream};
 use rustix::{
     buffer::spare_capacity,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 use socket2::SockRef;
 
 use super::{Accept, handle::Place, timers::Timers};
 use crate::{
     connection::{Command, ConnId, Connection, Intent, SmallAddr},
-    wire::{buf::Output, spare},
+    wire::{
+        buf::{Output, PIECES},
+        spare,
+    },
 };
 
 pub(super) struct Slot {
@@ -290,7 +293,13 @@ impl Slot {
             if stopped || output.is_empty() {
                 break;
             }
-            match send(&self.stream, output.pending(), flags).map_err(io::Error::from) {
+            let sent = if output.pending().len() == output.len() {
+                send(&self.stream, output.pending(), flags)
+            } else {
+                let pieces = &mut [IoSlice::new(&[]); PIECES];
+                sendmsg(&self.stream, output.gather(pieces), &mut SendAncillaryBuffer::default(), flags)
+            };
+            match sent.map_err(io::Error::from) {
                 Ok(n) => {
                     output.advance(n);
                     self.connection.written(now);

@@ -1,6 +1,6 @@
 //! Buffers of one connection: what was read and not yet parsed, what waits to be written.
 
-use std::{collections::VecDeque, mem};
+use std::{collections::VecDeque, io::IoSlice, iter, mem};
 
 use bytes::{Buf, Bytes};
 
@@ -145,6 +145,23 @@ impl Output {
         }
     }
 
+    /// What waits, piece by piece, as much of it as one write is worth: no more than some pieces, and few behind
+    /// `ONE_WRITE` bytes. Fills the front of `pieces` and returns it.
+    pub(crate) fn gather<'a, 'p>(&'a self, pieces: &'p mut [IoSlice<'a>; PIECES]) -> &'p [IoSlice<'a>] {
+        let ahead = self.ahead.iter().flat_map(|ahead| &ahead.buffers).map(|bytes| &bytes[..]);
+        let all = ahead.chain(iter::once(&self.bytes[..]).filter(|bytes| !bytes.is_empty()));
+        let (mut n, mut len) = (0, 0);
+        for (place, piece) in pieces.iter_mut().zip(all) {
+            if len >= ONE_WRITE {
+                break;
+            }
+            *place = IoSlice::new(piece);
+            n += 1;
+            len += piece.len();
+        }
+        &pieces[..n]
+    }
+
     /// True if nothing is to be written.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty() && self.ahead.is_none()
@@ -279,3 +296,8 @@ const OWN_READ: usize = 32 << 10;
 
 /// As much as waits in one buffer before the next one begins.
 const MUCH: usize = 64 << 10;
+
+/// Of as many pieces is one write.
+pub(crate) const PIECES: usize = 16;
+/// With as many bytes it is worth its system call.
+const ONE_WRITE: usize = 256 << 10;

@@ -1,7 +1,9 @@
 //! What is bounded, and what waits when a bound is reached.
 
+use std::io::IoSlice;
+
 use super::*;
-use crate::Ran;
+use crate::{Ran, wire::buf::PIECES};
 
 fn laters(ids: std::ops::RangeInclusive<u64>) -> Vec<u8> {
     ids.flat_map(|id| request(id, "Later", b"")).collect()
@@ -280,7 +282,9 @@ fn output_leaves_in_order_whatever_is_appended_taken_or_forgotten() {
             waits.truncate(keep);
             output.truncate(sent + keep as u64);
         }
-        let n = below(output.pending().len() * 9 / 8 + 1).min(output.len());
+        let gathered = gather(&output);
+        assert!(waits.starts_with(&gathered) && gathered.starts_with(output.pending()));
+        let n = below(gathered.len() + 1);
         output.advance(n);
         waits.drain(..n);
         sent += n as u64;
@@ -289,6 +293,26 @@ fn output_leaves_in_order_whatever_is_appended_taken_or_forgotten() {
         assert_eq!((output.pending().is_empty(), output.is_empty()), (waits.is_empty(), waits.is_empty()));
     }
     assert_eq!(drain(&mut output, usize::MAX), waits);
+}
+
+#[test]
+fn one_write_has_many_pieces_but_few_behind_much() {
+    let mut output = Output::default();
+    output.buffer().extend_from_slice(b"first");
+    (0..100).for_each(|n| output.share(vec![n; 10].into()));
+    assert_eq!(gather(&output).len(), 5 + 15 * 10);
+    output.advance(5 + 90 * 10 + 3);
+    assert_eq!((gather(&output).len(), output.len()), (97, 97));
+    output.share(vec![7; 1_000_000].into());
+    output.buffer().extend_from_slice(b"another turn");
+    assert_eq!(gather(&output).len(), 97 + 1_000_000);
+    output.advance(97 + 900_000);
+    assert_eq!(gather(&output).len(), 100_000 + 12);
+}
+
+fn gather(output: &Output) -> Vec<u8> {
+    let mut pieces = [IoSlice::new(&[]); PIECES];
+    output.gather(&mut pieces).iter().map(|piece| &**piece).collect::<Vec<_>>().concat()
 }
 
 #[test]
