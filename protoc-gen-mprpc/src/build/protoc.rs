@@ -88,4 +88,4 @@ impl Protoc {
     }
 }
 
-const OPTIONS_PROTO: &str = include_str!("../../../proto/mprpc/options.proto");
+const OPTIONS_PROTO: &str = include_str!("options.proto");
