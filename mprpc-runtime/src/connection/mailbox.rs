@@ -16,6 +16,7 @@ use std::{
         atomic::{AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
+    vec,
 };
 
 use super::{
@@ -285,14 +286,40 @@ impl Inner {
 impl Posts {
     /// Hands every post to `each`, in order, and is empty afterwards.
     pub fn drain(&mut self, mut each: impl FnMut(ConnId, Command, &[u8])) {
-        let bytes = &self.bytes;
-        for (conn, command, range) in self.list.drain(..) {
-            each(conn, command, &bytes[range]);
+        self.drain_runs(|conn, run| run.for_each(|(command, bytes)| each(conn, command, bytes)));
+    }
+
+    /// The same, with those to one connection that follow each other together. What `each` leaves of them is dropped.
+    pub fn drain_runs(&mut self, mut each: impl FnMut(ConnId, &mut Run<'_>)) {
+        let mut run = Run { conn: ConnId(0), posts: self.list.drain(..), bytes: &self.bytes };
+        while let Some((conn, ..)) = run.posts.as_slice().first() {
+            run.conn = *conn;
+            each(run.conn, &mut run);
+            run.by_ref().for_each(drop);
         }
+        drop(run);
         self.bytes.clear();
         if self.bytes.capacity() > KEEP {
             self.bytes = Vec::new();
         }
+    }
+}
+
+/// Posts to one connection that follow each other.
+pub struct Run<'a> {
+    conn: ConnId,
+    posts: vec::Drain<'a, Post>,
+    bytes: &'a [u8],
+}
+
+impl<'a> Iterator for Run<'a> {
+    type Item = (Command, &'a [u8]);
+
+    #[inline]
+    fn next(&mut self) -> Option<Self::Item> {
+        self.posts.as_slice().first().filter(|post| post.0 == self.conn)?;
+        let (_, command, range) = self.posts.next()?;
+        Some((command, &self.bytes[range]))
     }
 }
 

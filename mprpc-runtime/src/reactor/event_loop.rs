@@ -9,6 +9,7 @@ use std::{
     collections::HashMap,
     hash::{BuildHasherDefault, Hasher},
     io::{self, ErrorKind},
+    iter,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
@@ -25,7 +26,10 @@ use super::{
     slot::{End, Slot, Turn},
 };
 use crate::{
-    connection::{Command, ConnId, Mailbox, mailbox::Posts},
+    connection::{
+        Command, ConnId, Mailbox,
+        mailbox::{Posts, Run},
+    },
     wire::buf::Output,
 };
 
@@ -110,7 +114,7 @@ impl EventLoop {
     fn turn(&mut self, events: &Events, posts: &mut Posts) {
         self.turn.now = Instant::now();
         TURN.set(Some(self.turn.now));
-        posts.drain(|id, command, bytes| self.post(id, command, bytes));
+        posts.drain_runs(|id, run| self.post(id, run));
         let mut knock = false;
         for event in events {
             knock |= event.token() == DOOR;
@@ -133,7 +137,7 @@ impl EventLoop {
         }
         // Callbacks have started calls: their bytes leave now, in one write each.
         self.mailbox.take(posts, false);
-        posts.drain(|id, command, bytes| self.post(id, command, bytes));
+        posts.drain_runs(|id, run| self.post(id, run));
         self.work();
         self.end_turn();
         let slots = &self.slots;
@@ -151,18 +155,16 @@ impl EventLoop {
         }
     }
 
-    fn post(&mut self, id: ConnId, command: Command, bytes: &[u8]) {
+    fn post(&mut self, id: ConnId, run: &mut Run<'_>) {
         if id == REACTOR {
-            return self.obey(command);
+            return run.for_each(|(command, _)| self.obey(command));
         }
-        let mut command = Some(command);
         self.step(id, |slot, turn| {
-            if let Some(command) = command.take() {
-                slot.post(command, bytes, turn);
-            }
+            slot.post(&mut *run, turn);
             Ok(())
         });
-        if let Some(command) = command {
+        // The connection is gone.
+        for (command, _) in run {
             guarded(|| command.undeliverable());
         }
     }
@@ -203,7 +205,10 @@ impl EventLoop {
             }
             Order::Broadcast(make) => {
                 for id in self.ids() {
-                    self.post(id, make(), &[]);
+                    self.step(id, |slot, turn| {
+                        slot.post(iter::once((make(), &[][..])), turn);
+                        Ok(())
+                    });
                 }
             }
             Order::Stop => self.stopped = true,

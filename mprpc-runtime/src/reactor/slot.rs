@@ -163,9 +163,11 @@ impl Slot {
         }
     }
 
-    pub(super) fn post(&mut self, command: Command, bytes: &[u8], turn: &mut Turn) {
+    pub(super) fn post<'a>(&mut self, posts: impl Iterator<Item = (Command, &'a [u8])>, turn: &mut Turn) {
         turn.lend(self.connection.output());
-        self.connection.post(command, bytes, turn.now);
+        for (command, bytes) in posts {
+            self.connection.post(command, bytes, turn.now);
+        }
         turn.touch(self);
     }
 
