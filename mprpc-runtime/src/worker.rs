@@ -4,7 +4,8 @@
 //!
 //! Waking a thread costs more than a short handler. So while handlers are short no more workers are
 //! woken than there are cores, and another one only when a job has waited too long: the handlers
-//! that run may be blocked. Once handlers are known to be long, every job wakes a worker.
+//! that run may be blocked. Once handlers are known to be long, every job wakes a worker. Who fell
+//! asleep last is woken first, as its memory is still in the caches.
 
 use std::{
     io,
@@ -26,8 +27,8 @@ pub struct Pool<J> {
 
 struct Shared<J> {
     queue: Mutex<Queue<J>>,
-    /// A job came, or the pool stops.
-    work: Condvar,
+    /// One for each worker, which is no longer among the idle ones.
+    calls: Vec<Condvar>,
     /// A worker ended.
     ended: Condvar,
     limit: AtomicUsize,
@@ -40,7 +41,8 @@ struct Shared<J> {
 
 struct Queue<J> {
     lanes: Lanes<J>,
-    idle: usize,
+    /// Workers that sleep and were not called, the last to fall asleep at the end.
+    idle: Vec<usize>,
     workers: usize,
     stopping: bool,
 }
@@ -66,15 +68,17 @@ impl<J: Send + 'static> Pool<J> {
         limit: usize,
         run: impl Fn(J, Instant) + Send + Sync + 'static,
     ) -> io::Result<Self> {
-        let queue = Mutex::new(Queue { lanes: Lanes::default(), idle: 0, workers: 0, stopping: false });
+        let idle = Vec::with_capacity(threads);
+        let queue = Mutex::new(Queue { lanes: Lanes::default(), idle, workers: 0, stopping: false });
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (work, ended, usual) = (Condvar::new(), Condvar::new(), AtomicU64::new(0));
-        let (limit, waiting) = (AtomicUsize::new(limit), AtomicUsize::new(0));
-        let pool = Self { shared: Arc::new(Shared { queue, work, ended, limit, cores, waiting, usual }) };
+        let calls = (0..threads).map(|_| Condvar::new()).collect();
+        let (ended, limit) = (Condvar::new(), AtomicUsize::new(limit));
+        let (waiting, usual) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let pool = Self { shared: Arc::new(Shared { queue, calls, ended, limit, cores, waiting, usual }) };
         let run = Arc::new(run);
         for n in 0..threads {
             let (shared, run) = (pool.shared.clone(), run.clone());
-            let work = move || shared.work_off(&*run);
+            let work = move || shared.work_off(n, &*run);
             thread::Builder::new().name(format!("{name}-{n}")).spawn(work)?;
             pool.shared.lock().workers += 1; // it ends only when the pool does
         }
@@ -93,13 +97,8 @@ impl<J: Send + 'static> Pool<J> {
             refused.extend(queue.lanes.push(client, now, job, limit));
         }
         let late = queue.lanes.oldest().is_some_and(|since| now >= since + PATIENCE);
-        let wake = self.shared.wants_another(&queue) || (late && queue.idle > 0);
-        let again = (queue.lanes.ready() > 0 && queue.idle > 0).then(|| now + PATIENCE);
-        self.shared.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
-        drop(queue);
-        if wake {
-            self.shared.work.notify_one();
-        }
+        let again = (queue.lanes.ready() > 0 && !queue.idle.is_empty()).then(|| now + PATIENCE);
+        self.shared.leave(queue, late);
         Submitted { refused, again }
     }
 
@@ -116,12 +115,7 @@ impl<J: Send + 'static> Pool<J> {
     pub fn release(&self, client: u64) {
         let mut queue = self.shared.lock();
         queue.lanes.release(client);
-        self.shared.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
-        let wake = self.shared.wants_another(&queue);
-        drop(queue);
-        if wake {
-            self.shared.work.notify_one();
-        }
+        self.shared.leave(queue, false);
     }
 
     /// Jobs that wait for a worker and nothing else, or a moment ago did.
@@ -132,7 +126,7 @@ impl<J: Send + 'static> Pool<J> {
     /// Jobs that wait or run.
     pub fn busy(&self) -> usize {
         let queue = self.shared.lock();
-        queue.lanes.len() + queue.workers - queue.idle
+        queue.lanes.len() + queue.workers - queue.idle.len()
     }
 
     /// Changes how many jobs may wait. Those beyond stay.
@@ -151,8 +145,8 @@ impl<J: Send + 'static> Pool<J> {
 }
 
 impl<J> Shared<J> {
-    fn work_off(&self, run: &dyn Fn(J, Instant)) {
-        while let Some(job) = self.next() {
+    fn work_off(&self, worker: usize, run: &dyn Fn(J, Instant)) {
+        while let Some(job) = self.next(worker) {
             let began = Instant::now();
             // A job answers its call when it is dropped, also by unwinding.
             if catch_unwind(AssertUnwindSafe(|| run(job, began))).is_err() {
@@ -167,31 +161,35 @@ impl<J> Shared<J> {
         self.ended.notify_all();
     }
 
-    fn next(&self) -> Option<J> {
+    fn next(&self, worker: usize) -> Option<J> {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.lanes.pop() {
-                self.waiting.store(queue.lanes.ready(), Ordering::Relaxed);
                 // This job may block: pass the wake-up on before running it.
-                let wake = self.wants_another(&queue);
-                drop(queue);
-                if wake {
-                    self.work.notify_one();
-                }
+                self.leave(queue, false);
                 return Some(job);
             }
             if queue.stopping {
                 return None;
             }
-            queue.idle += 1;
-            queue = self.work.wait(queue).unwrap_or_else(PoisonError::into_inner);
-            queue.idle -= 1;
+            queue.idle.push(worker);
+            let asleep = |queue: &mut Queue<J>| queue.idle.contains(&worker);
+            queue = self.calls[worker].wait_while(queue, asleep).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    fn wants_another(&self, queue: &Queue<J>) -> bool {
-        let long = self.usual.load(Ordering::Relaxed) >= LONG_US;
-        queue.lanes.ready() > 0 && queue.idle > 0 && (long || queue.workers - queue.idle < self.cores)
+    /// Ends work on the queue. Calls a worker if jobs wait and one more should run them; one that was called
+    /// and is still about to wake up counts among those that run.
+    fn leave(&self, mut queue: MutexGuard<'_, Queue<J>>, late: bool) {
+        let ready = queue.lanes.ready();
+        self.waiting.store(ready, Ordering::Relaxed);
+        let long = || self.usual.load(Ordering::Relaxed) >= LONG_US;
+        let wanted = ready > 0 && (late || long() || queue.workers - queue.idle.len() < self.cores);
+        let called = if wanted { queue.idle.pop() } else { None };
+        drop(queue);
+        if let Some(worker) = called {
+            self.calls[worker].notify_one();
+        }
     }
 
     /// Nothing is held any longer, nothing comes any more.
@@ -199,7 +197,8 @@ impl<J> Shared<J> {
         let mut queue = self.lock();
         queue.stopping = true;
         queue.lanes.release_all();
-        self.work.notify_all();
+        queue.idle.clear();
+        self.calls.iter().for_each(Condvar::notify_one);
         queue
     }
 
@@ -295,6 +294,26 @@ mod tests {
 
     fn jobs(client: u64, numbers: std::ops::Range<u32>) -> Vec<(u64, u32)> {
         numbers.map(|n| (client, n)).collect()
+    }
+
+    #[test]
+    fn the_worker_that_fell_asleep_last_is_called() {
+        let (done, results) = crossbeam_channel::unbounded();
+        let name = || thread::current().name().map(str::to_owned);
+        let pool = Pool::start("test", 4, 10, move |_: u32, _| done.send(name()).unwrap()).unwrap();
+        let all_sleep = || pool.shared.lock().idle.len() == 4;
+        let mut called = Vec::new();
+        for n in 0..20 {
+            let end = Instant::now() + Duration::from_secs(10);
+            while !all_sleep() {
+                assert!(Instant::now() < end, "a worker does not fall asleep");
+                thread::yield_now();
+            }
+            pool.submit(&mut jobs(1, n..n + 1), Instant::now());
+            called.push(results.recv_timeout(Duration::from_secs(10)).unwrap());
+        }
+        called.dedup();
+        assert_eq!(called.len(), 1, "{called:?}");
     }
 
     #[test]
