@@ -20,7 +20,7 @@ pub struct ServiceTable {
     /// The same under short names, without those that two services share.
     legacy: Vec<Route>,
     ambiguous: BTreeSet<&'static str>,
-    methods: Vec<&'static MethodDescriptor>,
+    methods: Vec<(Arc<dyn Service>, usize)>,
     caps: Vec<Cap>,
     /// The names of `mux` as they stand at the front of a request's meta, sorted by that, with their places there.
     encoded: Vec<(Vec<u8>, usize)>,
@@ -78,7 +78,7 @@ impl ServiceTable {
         for (index, method) in new.methods.iter().enumerate() {
             let inline = method.inline || all_inline;
             let number = self.methods.len();
-            self.methods.push(method);
+            self.methods.push((service.clone(), index));
             let route = |service_name| {
                 let (service, caps) = (service.clone(), Vec::new());
                 Route { service_name, method, service, index, inline, number, caps }
@@ -131,7 +131,13 @@ impl ServiceTable {
 
     /// `package.Service/Method` of each method, by its number.
     pub fn paths(&self) -> Vec<String> {
-        self.methods.iter().map(|method| method.path()).collect()
+        self.methods.iter().map(|(service, index)| service.descriptor().methods[*index].path()).collect()
+    }
+
+    /// The service of the method with this number, and its place in there.
+    pub fn method(&self, number: usize) -> (&dyn Service, usize) {
+        let (service, index) = &self.methods[number];
+        (&**service, *index)
     }
 
     /// Recognizes the method whose names `meta`, of a mux request, begins with; looks at `last` first.

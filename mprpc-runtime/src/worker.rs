@@ -146,22 +146,26 @@ impl<J: Send + 'static> Pool<J> {
 
 impl<J> Shared<J> {
     fn work_off(&self, worker: usize, run: &dyn Fn(J, Instant)) {
-        while let Some(job) = self.next(worker) {
-            let began = Instant::now();
+        let mut began = Instant::now();
+        while let Some(job) = self.next(worker, &mut began) {
             // A job answers its call when it is dropped, also by unwinding.
             if catch_unwind(AssertUnwindSafe(|| run(job, began))).is_err() {
                 log::error!("a handler panicked; its call was answered INTERNAL");
             }
-            let took = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX).min(1 << 40);
+            let ended = Instant::now();
+            let took = ended.saturating_duration_since(began).as_micros();
+            let took = u64::try_from(took).unwrap_or(u64::MAX).min(1 << 40);
             // Two workers may overwrite each other's step; an average can bear that.
             let usual = self.usual.load(Ordering::Relaxed);
             self.usual.store((7 * usual + took) / 8, Ordering::Relaxed);
+            began = ended;
         }
         self.lock().workers -= 1;
         self.ended.notify_all();
     }
 
-    fn next(&self, worker: usize) -> Option<J> {
+    /// Waits for the next job, which begins at `now`: to look at the clock is worth it only after it waited.
+    fn next(&self, worker: usize, now: &mut Instant) -> Option<J> {
         let mut queue = self.lock();
         loop {
             if let Some(job) = queue.lanes.pop() {
@@ -175,6 +179,7 @@ impl<J> Shared<J> {
             queue.idle.push(worker);
             let asleep = |queue: &mut Queue<J>| queue.idle.contains(&worker);
             queue = self.calls[worker].wait_while(queue, asleep).unwrap_or_else(PoisonError::into_inner);
+            *now = Instant::now();
         }
     }
 

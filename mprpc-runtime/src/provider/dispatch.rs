@@ -47,10 +47,16 @@ impl Server {
         mailboxes: Vec<Arc<Mailbox>>,
     ) -> Result<Self, Error> {
         let (threads, limit) = (settings.worker_threads, settings.max_queue);
-        let workers = worker::Pool::start("mprpc-worker", threads, limit, Job::run)
+        let watch = Arc::new(Watch::start(table.paths(), settings.slow_handler)?);
+        let table = Arc::new(table);
+        let run = {
+            let (table, watch) = (table.clone(), watch.clone());
+            move |job: Box<Job>, now| job.run(&table, &watch, now)
+        };
+        let workers = worker::Pool::start("mprpc-worker", threads, limit, run)
             .map_err(|error| Error::Io("cannot start the worker threads".into(), error))?;
         let dispatcher = Dispatcher {
-            watch: Arc::new(Watch::start(table.paths(), settings.slow_handler)?),
+            watch,
             table,
             interceptors,
             gathered: Mutex::default(),
@@ -97,10 +103,10 @@ impl Accept for Server {
 
 /// Brings calls to their handlers: inline, or gathered and handed to the workers once a turn.
 pub(super) struct Dispatcher {
-    pub(super) table: ServiceTable,
+    pub(super) table: Arc<ServiceTable>,
     interceptors: Vec<Arc<dyn ServerInterceptor>>,
-    gathered: Mutex<Vec<(u64, Job)>>,
-    workers: worker::Pool<Job>,
+    gathered: Mutex<Vec<(u64, Box<Job>)>>,
+    workers: worker::Pool<Box<Job>>,
     /// Those of the reactors, which know how many calls are open.
     mailboxes: Vec<Arc<Mailbox>>,
     max_total_calls: AtomicU64,
@@ -121,13 +127,11 @@ struct Log {
     caps: Mutex<LogLimit>,
 }
 
-/// A call for a worker.
+/// A call for a worker. It is large, and moved often: in a box.
 struct Job {
-    service: Arc<dyn Service>,
-    index: usize,
+    /// The number of the method.
     number: usize,
-    watch: Arc<Watch>,
-    call: Option<ServerCall<'static>>,
+    call: ServerCall<'static>,
 }
 
 impl Dispatcher {
@@ -168,7 +172,7 @@ impl Dispatcher {
         self.submit(gathered, now)
     }
 
-    fn submit(&self, mut gathered: MutexGuard<'_, Vec<(u64, Job)>>, now: Instant) -> Option<Instant> {
+    fn submit(&self, mut gathered: MutexGuard<'_, Vec<(u64, Box<Job>)>>, now: Instant) -> Option<Instant> {
         let Submitted { refused, again } = self.workers.submit(&mut gathered, now);
         // Answering takes locks and wakes reactors, which must not wait for this one.
         drop(gathered);
@@ -186,7 +190,7 @@ impl Dispatcher {
         self.workers.stop(deadline);
     }
 
-    fn gathered(&self) -> MutexGuard<'_, Vec<(u64, Job)>> {
+    fn gathered(&self) -> MutexGuard<'_, Vec<(u64, Box<Job>)>> {
         self.gathered.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -237,12 +241,10 @@ impl Dispatch for Dispatcher {
             handle(&*route.service, route.index, || ServerCall::new(route.method, incoming, false));
             return Watch::end();
         }
-        let call = ServerCall::new(route.method, incoming, true);
-        let (service, index, number) = (route.service.clone(), route.index, route.number);
-        let mut call = call.into_owned();
+        let call = ServerCall::new(route.method, incoming, true).into_owned();
+        let mut job = Box::new(Job { number: route.number, call });
         let mut gathered = self.gathered();
-        call.waits(self.workers.queued() + gathered.len());
-        let job = Job { service, index, number, watch: self.watch.clone(), call: Some(call) };
+        job.call.waits(self.workers.queued() + gathered.len());
         gathered.push((client, job));
         if gathered.len() >= GATHER {
             // A turn may bring any number of calls; what the queue does not take must not pile up here.
@@ -257,8 +259,8 @@ impl Dispatch for Dispatcher {
 }
 
 impl Job {
-    fn run(mut self, now: Instant) {
-        let Some(mut call) = self.call.take() else { return };
+    fn run(self, table: &ServiceTable, watch: &Watch, now: Instant) {
+        let Self { number, mut call } = self;
         let now = catch_up(now, || call.backlog());
         call.begins(now);
         let controller = call.controller();
@@ -267,16 +269,15 @@ impl Job {
         } else if controller.deadline().is_some_and(|deadline| now >= deadline) {
             call.fail(Status::deadline_exceeded("the deadline passed in the worker queue; it did not run"));
         } else {
-            self.watch.begin(self.number, false, now);
-            handle(&*self.service, self.index, || call);
+            let (service, index) = table.method(number);
+            watch.begin(number, false, now);
+            handle(service, index, || call);
             Watch::end();
         }
     }
 
-    fn refuse(mut self, text: &str) {
-        if let Some(call) = self.call.take() {
-            call.fail(Status::resource_exhausted(text).with_retryable(true));
-        }
+    fn refuse(self, text: &str) {
+        self.call.fail(Status::resource_exhausted(text).with_retryable(true));
     }
 }
 
