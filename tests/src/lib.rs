@@ -8,6 +8,11 @@
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/mprpc/mod.rs"));
 }
+/// Those of `echo.proto` with fields of type `Bytes`.
+#[allow(missing_docs, reason = "generated messages have none")]
+pub mod bytes_proto {
+    include!(concat!(env!("OUT_DIR"), "/bytes/mod.rs"));
+}
 pub mod echo;
 
 use std::{

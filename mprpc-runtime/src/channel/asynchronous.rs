@@ -23,6 +23,7 @@ use crate::{
         CancelToken, Command,
         call::{Completion, Failure, Outcome, Received},
         cancel::CancelGuard,
+        links::{self, Links},
     },
     controller::CallOptions,
     descriptor::MethodDescriptor,
@@ -30,7 +31,7 @@ use crate::{
     reactor,
     rpc_channel::{Call, Done},
     status::Status,
-    wire::{Wire, mux, spare},
+    wire::{Wire, buf::Output, mux, spare},
 };
 
 /// One call, from its start to its end, over all its attempts.
@@ -38,11 +39,12 @@ pub(super) struct AsyncCall {
     channel: MprpcChannel,
     attempts: Attempts,
     options: CallOptions,
-    /// The request for the wire of the present attempt, and where in it the message lies.
+    /// The request for the wire of the present attempt, and where in it the message lies and what is linked.
     frame: Vec<u8>,
     /// The frame in place of `frame` once the connection has it, too.
     shared_frame: Bytes,
     message: std::ops::Range<usize>,
+    links: Links,
     /// What the head of that request says, if a request of the next call may begin with the same one.
     head: Option<(&'static MethodDescriptor, Duration)>,
     /// Where the present attempt goes, and on which connection.
@@ -67,7 +69,19 @@ impl AsyncCall {
             Err(failure) => this.fail(failure),
             Ok(first) => {
                 this.attempts.marks[0] = first.then(Instant::now);
-                this.encode(&Payload::Message(call.request), now);
+                this.links.clear();
+                let size = this.attempts.size as usize;
+                if size >= links::LARGE
+                    && this.wire() == Wire::Mux
+                    && let Some(fields) = links::large_fields(call.request, size)
+                {
+                    let links = Cell::default();
+                    this.encode(&Payload::Linked(call.request, &fields, &links), now);
+                    this.links = links.take();
+                    mux::finish_linked(&mut this.frame, links::total(&this.links));
+                } else {
+                    this.encode(&Payload::Message(call.request), now);
+                }
                 this.post(channel);
             }
         }
@@ -90,6 +104,7 @@ impl AsyncCall {
                 frame: Vec::new(),
                 shared_frame: Bytes::new(),
                 message: 0..0,
+                links: Links::new(),
                 head: None,
                 placed: None,
                 shared: None,
@@ -118,7 +133,8 @@ impl AsyncCall {
     }
 
     fn encode(&mut self, payload: &Payload<'_>, now: Instant) {
-        let (given, size) = (self.options.given(), HEAD_GUESS + self.attempts.size as usize);
+        let given = self.options.given();
+        let size = HEAD_GUESS + self.attempts.size as usize - payload.linked();
         let mut frame = std::mem::take(&mut self.frame);
         if !self.shared_frame.is_empty() {
             frame = spare::unshare(std::mem::take(&mut self.shared_frame)).unwrap_or_default();
@@ -232,8 +248,9 @@ impl AsyncCall {
         self.guard = None;
         let shared = std::mem::take(&mut self.shared_frame);
         let old = if shared.is_empty() { std::mem::take(&mut self.frame).into() } else { shared };
-        let message = self.message.clone();
-        self.encode(&Payload::Bytes(&old[message]), now);
+        let message = links::join(old.slice(..self.message.end), &self.links).concat();
+        self.links.clear();
+        self.encode(&Payload::Bytes(&message[self.message.start..]), now);
         let channel = self.channel.clone();
         self.post(&channel);
         Ok(())
@@ -261,13 +278,15 @@ impl Completion for AsyncCall {
         &self.frame
     }
 
-    fn share(&mut self, id: u64) -> Option<Bytes> {
-        if self.frame.len() < mux::LARGE {
-            return None;
+    fn share(&mut self, id: u64, output: &mut Output) -> bool {
+        if self.links.is_empty() && self.frame.len() < mux::LARGE {
+            return false;
         }
         mux::set_call_id(&mut self.frame, id);
         self.shared_frame = std::mem::take(&mut self.frame).into();
-        Some(self.shared_frame.clone())
+        let pieces = links::join(self.shared_frame.clone(), &self.links);
+        pieces.into_iter().for_each(|piece| output.share(piece));
+        true
     }
 
     fn started(&mut self, now: Instant) {

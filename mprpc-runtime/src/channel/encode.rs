@@ -1,7 +1,8 @@
 //! Requests as bytes of either wire.
 
-use std::time::Duration;
+use std::{cell::Cell, time::Duration};
 
+use bytes::Bytes;
 use protobuf::MessageDyn;
 
 use crate::{
@@ -9,6 +10,7 @@ use crate::{
         Metadata,
         call::{Failure, MAX_METADATA, append_message},
         client::ClientSettings,
+        links::{self, Links},
     },
     descriptor::MethodDescriptor,
     error::Ran,
@@ -31,6 +33,8 @@ pub(super) struct Head<'a> {
 /// The message of a request.
 pub(super) enum Payload<'a> {
     Message(&'a dyn MessageDyn),
+    /// Without these fields. Where they belong comes into the cell; the frame, as finished, lacks them.
+    Linked(&'a dyn MessageDyn, &'a [Bytes], &'a Cell<Links>),
     Bytes(&'a [u8]),
 }
 
@@ -107,13 +111,17 @@ fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
     let start = out.len();
     match payload {
         Payload::Message(message) => {
-            append_message(*message, out).expect("a complete message can be written to memory");
+            append_message(*message, out).expect(CAN_BE_WRITTEN);
+        }
+        Payload::Linked(message, fields, links) => {
+            links.set(links::append(*message, out, fields).expect(CAN_BE_WRITTEN));
         }
         Payload::Bytes(bytes) => out.extend_from_slice(bytes),
     }
     start..out.len()
 }
 
+const CAN_BE_WRITTEN: &str = "a complete message can be written to memory";
 /// Room for what a legacy request consists of beside its names and its message.
 const LEGACY_HEAD: usize = 32;
 
@@ -121,8 +129,16 @@ impl Payload<'_> {
     /// Its size; has the message compute it anew.
     pub(super) fn len(&self) -> usize {
         match self {
-            Self::Message(message) => message.compute_size_dyn() as usize,
+            Self::Message(message) | Self::Linked(message, ..) => message.compute_size_dyn() as usize,
             Self::Bytes(bytes) => bytes.len(),
+        }
+    }
+
+    /// How much of it is not encoded.
+    pub(super) fn linked(&self) -> usize {
+        match self {
+            Self::Linked(_, fields, _) => fields.iter().map(Bytes::len).sum(),
+            Self::Message(_) | Self::Bytes(_) => 0,
         }
     }
 }

@@ -6,7 +6,12 @@ use bytes::Bytes;
 use protobuf::{CodedInputStream, CodedOutputStream, MessageDyn};
 
 use super::{CancelToken, Ticket};
-use crate::{error::Ran, stages::Stages, status::Status, wire::mux};
+use crate::{
+    error::Ran,
+    stages::Stages,
+    status::Status,
+    wire::{buf::Output, mux},
+};
 
 /// The serialized message of a call: borrowed from the read buffer, or shared without a copy.
 #[derive(Clone, Debug)]
@@ -233,9 +238,9 @@ pub trait Completion: Send {
     /// The frame to send; on the mux wire the connection fills in the id.
     fn frame(&self) -> &[u8];
 
-    /// On the mux wire: the frame with this id, without a copy, if it is a large one.
-    fn share(&mut self, _id: u64) -> Option<Bytes> {
-        None
+    /// On the mux wire: appends the frame with this id, without a copy, and returns true if it is a large one.
+    fn share(&mut self, _id: u64, _output: &mut Output) -> bool {
+        false
     }
 
     /// The connection takes the call.

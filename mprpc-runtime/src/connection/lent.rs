@@ -2,6 +2,8 @@
 
 use std::{cell::RefCell, ptr};
 
+use bytes::Bytes;
+
 use super::{ConnId, Mailbox};
 use crate::wire::buf::Output;
 
@@ -11,13 +13,16 @@ struct Lent {
     /// mailbox by its address: connections are numbered for each reactor.
     to: Option<(usize, ConnId, u64)>,
     answers: Vec<u8>,
+    /// Those that come in pieces.
+    pieces: Vec<Bytes>,
     /// Whose answers they are, and whether those calls failed.
     answered: Vec<(u64, bool)>,
 }
 
 thread_local! {
-    static LENT: RefCell<Lent> =
-        const { RefCell::new(Lent { to: None, answers: Vec::new(), answered: Vec::new() }) };
+    static LENT: RefCell<Lent> = const {
+        RefCell::new(Lent { to: None, answers: Vec::new(), pieces: Vec::new(), answered: Vec::new() })
+    };
 }
 
 /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
@@ -25,8 +30,8 @@ pub(super) fn lend(mailbox: &Mailbox, conn: ConnId, above: u64) {
     LENT.with(|lent| lent.borrow_mut().to = Some((ptr::from_ref(mailbox).addr(), conn, above)));
 }
 
-/// Answers `call` by what `write` appends if it may answer here, else gives `write` back.
-pub(super) fn answer<W: FnOnce(&mut Vec<u8>)>(
+/// Answers `call` by what `write` appends to either if it may answer here, else gives `write` back.
+pub(super) fn answer<W: FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)>(
     mailbox: &Mailbox,
     (conn, call): (ConnId, u64),
     failed: bool,
@@ -35,12 +40,12 @@ pub(super) fn answer<W: FnOnce(&mut Vec<u8>)>(
     let mut write = Some(write);
     // A ticket may be dropped as the last of its thread.
     let _ = LENT.try_with(|lent| {
-        let mut lent = lent.borrow_mut();
+        let lent = &mut *lent.borrow_mut();
         let here = (ptr::from_ref(mailbox).addr(), conn);
         if lent.to.is_some_and(|(mailbox, conn, above)| (mailbox, conn) == here && call > above)
             && let Some(write) = write.take()
         {
-            write(&mut lent.answers);
+            write(&mut lent.answers, &mut lent.pieces);
             lent.answered.push((call, failed));
         }
     });
@@ -60,5 +65,6 @@ pub(super) fn reclaim(out: &mut Output, mut each: impl FnMut(u64, bool)) {
         lent.to = None;
         lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
         out.append(&mut lent.answers);
+        lent.pieces.drain(..).for_each(|piece| out.share(piece));
     })
 }

@@ -19,6 +19,8 @@ use std::{
     vec,
 };
 
+use bytes::Bytes;
+
 use super::{
     ConnId,
     call::{Completion, Failure},
@@ -34,6 +36,8 @@ pub enum Command {
         call: u64,
         /// Whether the call failed.
         failed: bool,
+        /// The answer in place of the bytes, piece by piece; else there are none.
+        pieces: Vec<Bytes>,
     },
     /// A call to start.
     Start {
@@ -96,6 +100,8 @@ pub struct Account {
 #[derive(Default)]
 pub struct Posts {
     bytes: Vec<u8>,
+    /// How many more bytes the pieces of answers have.
+    beside: usize,
     list: Vec<Post>,
 }
 
@@ -126,7 +132,9 @@ impl Mailbox {
             drop(inner);
             return command.undeliverable();
         }
-        inner.push(conn, command, write);
+        let start = inner.posts.bytes.len();
+        write(&mut inner.posts.bytes);
+        inner.push(conn, command, start);
         self.release(inner);
     }
 
@@ -142,7 +150,8 @@ impl Mailbox {
         if inner.closed.is_some() || inner.posts.list.len() >= self.max_posts {
             return Err(command);
         }
-        inner.push(conn, command, |_| ());
+        let end = inner.posts.bytes.len();
+        inner.push(conn, command, end);
         self.release(inner);
         Ok(())
     }
@@ -150,6 +159,17 @@ impl Mailbox {
     /// Answers `call` of `conn`: straight into the connection's output if its thread is handling
     /// that very call, else by a post.
     pub fn answer(&self, conn: ConnId, call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>)) {
+        self.answer_with(conn, call, failed, |out, _| write(out));
+    }
+
+    /// The same where `write` may also append the answer's frame piece by piece.
+    pub(super) fn answer_with(
+        &self,
+        conn: ConnId,
+        call: u64,
+        failed: bool,
+        write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>),
+    ) {
         let Some(write) = lent::answer(self, (conn, call), failed, write) else {
             // Counted by `reclaim`: that the call was begun is not told before that either.
             let in_turn = self.in_turn.load(Ordering::Relaxed) + 1;
@@ -158,7 +178,11 @@ impl Mailbox {
         let mut inner = self.lock();
         self.end(1);
         if inner.closed.is_none() {
-            inner.push(conn, Command::Answer { call, failed }, write);
+            let mut pieces = Vec::new();
+            let start = inner.posts.bytes.len();
+            write(&mut inner.posts.bytes, &mut pieces);
+            inner.posts.beside += pieces.iter().map(Bytes::len).sum::<usize>();
+            inner.push(conn, Command::Answer { call, failed, pieces }, start);
             self.release(inner);
         }
     }
@@ -262,7 +286,8 @@ impl Mailbox {
     }
 
     fn release(&self, mut inner: MutexGuard<'_, Inner>) {
-        self.waiting.store(inner.posts.bytes.len(), Ordering::Relaxed);
+        let waiting = inner.posts.bytes.len() + inner.posts.beside;
+        self.waiting.store(waiting, Ordering::Relaxed);
         if std::mem::take(&mut inner.asleep) {
             drop(inner);
             (self.wake)();
@@ -275,9 +300,8 @@ impl Mailbox {
 }
 
 impl Inner {
-    fn push(&mut self, conn: ConnId, command: Command, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.posts.bytes.len();
-        write(&mut self.posts.bytes);
+    /// With it go the bytes from `start`.
+    fn push(&mut self, conn: ConnId, command: Command, start: usize) {
         let range = start..self.posts.bytes.len();
         self.posts.list.push((conn, command, range));
     }
@@ -298,6 +322,7 @@ impl Posts {
             run.by_ref().for_each(drop);
         }
         drop(run);
+        self.beside = 0;
         self.bytes.clear();
         if self.bytes.capacity() > KEEP {
             self.bytes = Vec::new();

@@ -22,6 +22,7 @@ pub mod calls;
 pub mod cancel;
 pub mod client;
 mod lent;
+pub(crate) mod links;
 pub mod mailbox;
 mod own;
 mod patience;

@@ -71,6 +71,13 @@ impl Quota {
     }
 }
 
+impl Share {
+    /// How much it is.
+    pub(super) fn amount(&self) -> usize {
+        self.held
+    }
+}
+
 impl Drop for Share {
     fn drop(&mut self) {
         if self.held > 0 {

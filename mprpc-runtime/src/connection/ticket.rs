@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use protobuf::MessageDyn;
 
 use super::{
     Body, ConnId, Mailbox, Metadata, Share,
     call::{Failure, MAX_METADATA, Outcome, Received, append_message},
+    links::{self, Links},
 };
 use crate::{
     error::Ran,
@@ -27,8 +29,8 @@ pub struct Ticket {
 /// Shares, one behind the other: a ticket is moved often and has to be small.
 #[derive(Debug)]
 struct Held {
-    _share: Share,
-    _more: Option<Box<Self>>,
+    share: Share,
+    more: Option<Box<Self>>,
 }
 
 /// The way back to the caller.
@@ -77,7 +79,7 @@ impl Ticket {
 
     /// Keeps a share of a quota until the call is answered.
     pub fn hold(&mut self, share: Share) {
-        self.held = Some(Box::new(Held { _share: share, _more: self.held.take() }));
+        self.held = Some(Box::new(Held { share, more: self.held.take() }));
     }
 
     /// A ticket that answers through `ticket` once `watcher` knows why the call failed, if it did.
@@ -111,7 +113,8 @@ impl Ticket {
                 true => route.refusal(size, extras),
                 false => Some(incomplete(message)),
             };
-            route.send(refusal.map_or(Ok(message), Err), size, extras, self.stages.as_deref());
+            let stages = self.stages.as_deref();
+            route.send(refusal.map_or(Ok(message), Err), (size, self.request()), extras, stages);
         }
         size
     }
@@ -119,8 +122,14 @@ impl Ticket {
     /// Answers with a failure.
     pub fn fail(mut self, status: Status) {
         if let Some(route) = self.route.take() {
-            route.send(Err(status), 0, &ReplyExtras::default(), self.stages.as_deref());
+            route.send(Err(status), (0, 0), &ReplyExtras::default(), self.stages.as_deref());
         }
+    }
+
+    /// The bytes of the request, if they are many.
+    fn request(&self) -> usize {
+        let held = std::iter::successors(self.held.as_deref(), |held| held.more.as_deref());
+        held.map(|held| held.share.amount()).max().unwrap_or(0)
     }
 }
 
@@ -129,7 +138,7 @@ impl Drop for Ticket {
         if let Some(route) = self.route.take() {
             route.send(
                 Err(Status::internal("the handler ended without an answer")),
-                0,
+                (0, 0),
                 &ReplyExtras::default(),
                 None,
             );
@@ -157,18 +166,29 @@ impl Route {
         Some(Status::new(code, format!("in the response, {wrong}")))
     }
 
+    /// Sends an answer with a message of the first size to a request of the second, which is 0 if that is small.
     fn send(
         self,
         result: Result<&dyn MessageDyn, Status>,
-        size: u64,
+        (size, request): (u64, usize),
         extras: &ReplyExtras,
         stages: Option<&ServerStages>,
     ) {
         match self {
             Self::Connection { mailbox, conn, call, wire, .. } => {
                 let failed = result.is_err();
+                let size = size as usize;
+                // A small part of a large request must not keep all of it until the peer has taken the answer.
+                if size >= links::LARGE
+                    && size >= request / 2
+                    && wire == Wire::Mux
+                    && let Ok(message) = result
+                    && let Some(pieces) = linked_response(call, message, size, extras, stages)
+                {
+                    return mailbox.answer_with(conn, call, failed, |_, out| out.extend(pieces));
+                }
                 mailbox.answer(conn, call, failed, |out| {
-                    spare::provide(out, ROOM + size as usize + extras.attachment.len());
+                    spare::provide(out, ROOM + size + extras.attachment.len());
                     match wire {
                         Wire::Mux => append_response(out, call, result, extras, stages),
                         Wire::Legacy(_) => append_bare(out, result),
@@ -179,7 +199,8 @@ impl Route {
                 let (mut ticket, watcher) = *watched;
                 watcher(result.as_ref().err());
                 if let Some(route) = ticket.route.take() {
-                    route.send(result, size, extras, stages);
+                    let request = request.max(ticket.request());
+                    route.send(result, (size, request), extras, stages);
                 }
             }
             Self::Local(done) => match result {
@@ -220,24 +241,49 @@ pub(super) fn append_response(
     stages: Option<&ServerStages>,
 ) {
     match result {
-        Ok(message) => {
-            let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| {
-                if !extras.metadata.is_empty() || !extras.attachment.is_empty() || stages.is_some() {
-                    let meta = mux::ResponseMeta {
-                        metadata: extras.metadata.to_wire(),
-                        attachment_size: u32::try_from(extras.attachment.len()).unwrap_or(u32::MAX),
-                        stages_us: stages.map(ServerStages::to_wire).unwrap_or_default(),
-                        ..Default::default()
-                    };
-                    meta.encode(out);
-                }
-            });
-            append_bare(out, Ok(message));
-            out.extend_from_slice(&extras.attachment);
-            mux::finish_frame(out, start);
-        }
+        Ok(message) => append_success(out, call, extras, stages, |out| append_bare(out, Ok(message))),
         Err(status) => append_failure(out, call, &status.with_stages(stages.cloned())),
     }
+}
+
+/// A mux Response in pieces, if the message has large fields that need no copy.
+fn linked_response(
+    call: u64,
+    message: &dyn MessageDyn,
+    size: usize,
+    extras: &ReplyExtras,
+    stages: Option<&ServerStages>,
+) -> Option<Vec<Bytes>> {
+    let fields = links::large_fields(message, size)?;
+    let (mut frame, mut links) = (Vec::new(), Links::new());
+    append_success(&mut frame, call, extras, stages, |out| {
+        links = links::append(message, out, &fields).expect(CAN_BE_WRITTEN);
+    });
+    mux::finish_linked(&mut frame, links::total(&links));
+    Some(links::join(frame.into(), &links))
+}
+
+fn append_success(
+    out: &mut Vec<u8>,
+    call: u64,
+    extras: &ReplyExtras,
+    stages: Option<&ServerStages>,
+    append_message: impl FnOnce(&mut Vec<u8>),
+) {
+    let start = mux::start_frame(out, mux::Kind::Response, mux::END, call, |out| {
+        if !extras.metadata.is_empty() || !extras.attachment.is_empty() || stages.is_some() {
+            let meta = mux::ResponseMeta {
+                metadata: extras.metadata.to_wire(),
+                attachment_size: u32::try_from(extras.attachment.len()).unwrap_or(u32::MAX),
+                stages_us: stages.map(ServerStages::to_wire).unwrap_or_default(),
+                ..Default::default()
+            };
+            meta.encode(out);
+        }
+    });
+    append_message(out);
+    out.extend_from_slice(&extras.attachment);
+    mux::finish_frame(out, start);
 }
 
 /// Appends a mux Response that carries a failure. Long texts are cut to what every peer takes.
@@ -262,9 +308,7 @@ pub(super) fn append_failure(out: &mut Vec<u8>, call: u64, status: &Status) {
 
 fn append_bare(out: &mut Vec<u8>, result: Result<&dyn MessageDyn, Status>) {
     if let Ok(message) = result {
-        // Fails only on a size that `compute_size` does not agree with: a message that changes
-        // while it is written, which `&dyn MessageDyn` rules out.
-        append_message(message, out).expect("a complete message can be written to memory");
+        append_message(message, out).expect(CAN_BE_WRITTEN);
     }
 }
 
@@ -280,6 +324,9 @@ fn too_large(size: u64, limit: u32) -> Status {
     )
 }
 
+/// Fails only on a size that `compute_size` does not agree with: a message that changes while it is
+/// written, which `&dyn MessageDyn` rules out.
+const CAN_BE_WRITTEN: &str = "a complete message can be written to memory";
 /// Every peer takes a header of 16 KiB; texts stay well below.
 const MAX_TEXT: usize = 4096;
 const MAX_DETAILS: usize = 8192;

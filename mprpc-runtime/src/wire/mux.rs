@@ -157,9 +157,14 @@ pub fn start_frame(
 /// peer's `max_body` allows.
 #[inline]
 pub fn finish_frame(out: &mut [u8], start: usize) {
-    let frame = &mut out[start..];
+    finish_linked(&mut out[start..], 0);
+}
+
+/// The same for all of `frame`, of whose body `more` bytes stand elsewhere.
+#[inline]
+pub(crate) fn finish_linked(frame: &mut [u8], more: usize) {
     let meta_len = usize::from(u16::from_le_bytes([frame[6], frame[7]]));
-    let body_len = u32::try_from(frame.len() - HEADER_LEN - meta_len)
+    let body_len = u32::try_from(frame.len() - HEADER_LEN - meta_len + more)
         .expect("a body is checked against max_body, a u32");
     frame[8..12].copy_from_slice(&body_len.to_le_bytes());
 }

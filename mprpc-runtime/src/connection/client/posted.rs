@@ -45,8 +45,8 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
                 self.start_in(
                     start,
                     |done, id, output| {
-                        if is_mux && let Some(frame) = done.share(id) {
-                            return output.share(frame);
+                        if is_mux && done.share(id, output) {
+                            return;
                         }
                         let out = output.buffer();
                         let at = out.len();

@@ -235,16 +235,18 @@ impl ServerConnection {
         idle.then(|| self.active + self.settings.idle_timeout)
     }
 
-    fn posted_answer(&mut self, call: u64, failed: bool, bytes: &[u8], now: Instant) {
+    fn posted_answer(&mut self, call: u64, failed: bool, answer: (&[u8], Vec<Bytes>), now: Instant) {
         self.active = now;
         let Some(entry) = self.calls.remove(call) else {
             return;
         };
         self.taken -= entry.size;
         if !entry.answered {
+            let (bytes, pieces) = answer;
             let out = self.output.buffer();
             spare::provide(out, bytes.len());
             out.extend_from_slice(bytes);
+            pieces.into_iter().for_each(|piece| self.output.share(piece));
             self.legacy_answered(failed);
         }
         let much = self.output.len() > self.settings.max_output;
@@ -313,7 +315,9 @@ impl Connection for ServerConnection {
 
     fn post(&mut self, command: Command, bytes: &[u8], now: Instant) {
         match command {
-            Command::Answer { call, failed } => self.posted_answer(call, failed, bytes, now),
+            Command::Answer { call, failed, pieces } => {
+                self.posted_answer(call, failed, (bytes, pieces), now)
+            }
             Command::Drain => self.start_drain(now),
             Command::Close(reason) => self.close(reason),
             // Nothing else is posted to a server's connection.
