@@ -65,13 +65,13 @@ impl FaultPlan {
         Self { seed, rules: Vec::new() }
     }
 
-    /// Every `n`th call; with 1 all of them, with 0 none.
+    /// Every `n`th call of those that no earlier rule took; with 1 all of them, with 0 none.
     #[must_use]
     pub fn every(self, n: u64, fault: Fault) -> Self {
         self.rule(When::Every(n), fault)
     }
 
-    /// One in `n` calls, as the seed draws them; with 0 none.
+    /// One in `n` calls of those that no earlier rule took, as the seed draws them; with 0 none.
     #[must_use]
     pub fn one_in(self, n: u64, fault: Fault) -> Self {
         self.rule(When::OneIn(n), fault)

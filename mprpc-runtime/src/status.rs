@@ -88,6 +88,26 @@ impl Status {
         Self::new(Code::InvalidArgument, message)
     }
 
+    /// What the caller asks for is not there.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Code::NotFound, message)
+    }
+
+    /// What the caller wants to make is there already.
+    pub fn already_exists(message: impl Into<String>) -> Self {
+        Self::new(Code::AlreadyExists, message)
+    }
+
+    /// The caller is known, and may not do this.
+    pub fn permission_denied(message: impl Into<String>) -> Self {
+        Self::new(Code::PermissionDenied, message)
+    }
+
+    /// Not in the state that the server is in; trying again does not change it.
+    pub fn failed_precondition(message: impl Into<String>) -> Self {
+        Self::new(Code::FailedPrecondition, message)
+    }
+
     /// The server broke a promise of its own.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(Code::Internal, message)

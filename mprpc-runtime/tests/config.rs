@@ -140,7 +140,7 @@ fn a_bad_value_names_file_line_key_value_and_what_is_right() {
         ("weight = -1", "0 to 10000"),
         ("zone = a/b", "letters, digits"),
         ("io_threads = 0", "1 to 1024"),
-        ("spin_us = 2000000", "from 0 to 1s"),
+        ("spin_us = 2000000", "want microseconds, a number such as 50, from 0 to 1s"),
         ("peers = 127.0.0.1:80, 127.0.0.1", "ip:port"),
         ("peers = 127.0.0.1:0", "ip:port"),
         ("advertise = 0.0.0.0:80", "other machines"),
@@ -192,6 +192,7 @@ fn values_are_read_in_every_form() {
     assert_eq!((s.drain_timeout, s.request_timeout), (Duration::from_secs(1800), Duration::from_secs(10)));
     assert_eq!((s.idle_timeout, s.spin_us), (Duration::from_secs(300), Duration::from_micros(50)));
     assert_eq!((s.max_body, s.max_header, s.max_output), (65536, 1000, 2 << 20));
+    assert_eq!(parse("spin_us = 1ms\n").settings().spin_us, Duration::from_millis(1));
     assert_eq!((s.legacy, s.legacy_mirror), (false, LegacyMirror::Hold));
     assert_eq!(s.peers, [addr("10.0.0.1:80"), addr("[::1]:81")]);
     assert_eq!((s.advertise, s.server_addr()), (Some(addr("10.0.0.5:0")), addr("[::1]:0")));

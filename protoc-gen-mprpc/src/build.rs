@@ -50,7 +50,8 @@ impl Config {
     }
 
     /// Makes `bytes` fields `bytes::Bytes`, which are decoded without copying. Large ones leave without a copy, too, if their
-    /// message is not a part of another and consists of little else. The crate then needs the feature `with-bytes` of protobuf.
+    /// message is not a part of another and consists of little else. The crate then needs `bytes = "1"` and the feature
+    /// `with-bytes` of protobuf.
     pub fn tokio_bytes(mut self, yes: bool) -> Self {
         self.tokio_bytes = yes;
         self

@@ -369,6 +369,13 @@ fn nobody_at_the_address_is_unavailable_and_did_not_run() {
 }
 
 #[test]
+fn a_call_that_finds_nobody_says_who_was_asked() {
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::new(&app(&[])).unwrap());
+    let error = stub.echo(&text("x")).unwrap_err().to_string();
+    assert!(error.contains("nobody serves mprpc.tests.EchoService/Echo, says the configuration"), "{error}");
+}
+
+#[test]
 fn several_providers_are_used_in_turn_and_a_dead_one_is_avoided() {
     let app = app(&[("balance", "round_robin")]);
     let (one, first) = serve(&app);

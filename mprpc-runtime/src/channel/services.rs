@@ -105,7 +105,10 @@ impl ServiceState {
                 _ => Fit::Yes,
             }
         };
-        let choice = known.endpoints.pick(policy, draw, fit).ok_or_else(|| nobody(call.method))?;
+        let choice = known
+            .endpoints
+            .pick(policy, draw, fit)
+            .ok_or_else(|| nobody(call.method, &registry.source(&self.name)))?;
         if choice.ailing {
             for at in known.endpoints.to_probe(now, random()) {
                 let peer = &known.members[at].peer;
@@ -192,11 +195,8 @@ impl Member {
     }
 }
 
-fn nobody(method: &MethodDescriptor) -> Failure {
-    let text = format!(
-        "nobody serves {}: no provider is registered; without ZooKeeper, rpcserverport or peers must name one",
-        method.path()
-    );
+fn nobody(method: &MethodDescriptor, source: &str) -> Failure {
+    let text = format!("nobody serves {}, says {source}", method.path());
     Failure { ran: Ran::No, status: Status::unavailable(text) }
 }
 

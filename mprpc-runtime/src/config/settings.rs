@@ -46,13 +46,15 @@ macro_rules! settings {
                     $($key: {
                         let key = keys.next().expect("fields and KEYS come from one list");
                         let mut text = given(key).unwrap_or_else(key.default);
-                        if key.names[0].ends_with("_us") {
+                        let micros = key.names[0].ends_with("_us");
+                        if micros && text.ends_with(|c: char| c.is_ascii_digit()) {
                             text += "us"; // the unit that a key's name says
                         }
                         let read = <$type>::read(&text);
                         $(let read = read.filter(|value| is_within(value, $min, $max));)?
-                        let want = concat!($(" from ", $min, " to ", $max)?);
-                        read.ok_or_else(|| (key.names[0], format!("{}{want}", <$type>::WANT)))?
+                        let want = if micros { "microseconds, a number such as 50," } else { <$type>::WANT };
+                        let range = concat!($(" from ", $min, " to ", $max)?);
+                        read.ok_or_else(|| (key.names[0], format!("{want}{range}")))?
                     },)*
                     zookeeper: None,
                 };

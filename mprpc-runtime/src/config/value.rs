@@ -119,7 +119,7 @@ values! {
     };
 
     /// `4194304`, `64k`, `4M`, `1G`, with or without a `B` behind; k is 1024.
-    usize: "a number such as 1024, 64k or 4M", text => {
+    usize: "a whole number, perhaps with k, M or G behind,", text => {
         let text = text.to_ascii_lowercase();
         let text = text.strip_suffix('b').unwrap_or(&text);
         let (number, unit) = text.split_at(text.find(['k', 'm', 'g']).unwrap_or(text.len()));
@@ -161,7 +161,7 @@ values! {
         bare.or_else(|| dialable(text)).filter(|addr| !addr.ip().is_unspecified())
     };
 
-    Vec<SocketAddr>: "ip:port, ip:port, each with a port from 1 to 65535", text => {
+    Vec<SocketAddr>: "ip:port, ip:port, addresses instead of names, each with a port from 1 to 65535", text => {
         let each = text.split(',').filter(|_| !text.is_empty());
         each.map(|peer| dialable(peer.trim())).collect()
     };

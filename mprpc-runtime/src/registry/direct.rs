@@ -35,6 +35,10 @@ impl Registry for DirectRegistry {
         Ok(Arc::clone(&self.snapshot))
     }
 
+    fn source(&self, _service: &ServiceName) -> String {
+        "the configuration (-i FILE), where rpcserverport or peers name whom to call, or zookeeperip who knows".into()
+    }
+
     fn is_newest(&self, _service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
         Arc::ptr_eq(&self.snapshot, snapshot)
     }

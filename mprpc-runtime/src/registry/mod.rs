@@ -131,6 +131,11 @@ pub trait Registry: Send + Sync {
     /// Nothing is known of the service and the registry cannot be asked in time.
     fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error>;
 
+    /// Where it looks for a service, for the text of a call that finds nobody.
+    fn source(&self, _service: &ServiceName) -> String {
+        "the registry".into()
+    }
+
     /// Whether `lookup` would return this very snapshot, which spares who has it the look-up.
     fn is_newest(&self, _service: &ServiceName, _snapshot: &Arc<Snapshot>) -> bool {
         false

@@ -247,6 +247,12 @@ fn a_service_nobody_serves_is_empty_and_a_provider_is_seen_when_it_comes() {
     eventually(ms(2000), "heavier", || look(&caller).endpoints[0].weight == 300);
     registry.stop(soon());
     eventually(ms(2000), "gone", || look(&caller).endpoints.is_empty());
+    let source = caller.source(&user_service());
+    assert!(
+        source.starts_with("ZooKeeper at 127.0.0.1:")
+            && source.contains("/mprpc/services/fixbug.UserServiceRpc/"),
+        "{source}"
+    );
 }
 
 #[test]

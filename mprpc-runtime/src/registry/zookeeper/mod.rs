@@ -266,6 +266,11 @@ impl Registry for ZooKeeperRegistry {
         self.shared.first(&service.full, deadline)
     }
 
+    fn source(&self, service: &ServiceName) -> String {
+        let (hosts, dir) = (self.options.hosts.join(","), nodes::instances_dir(service));
+        format!("ZooKeeper at {hosts}, {}{dir}", self.options.chroot)
+    }
+
     fn is_newest(&self, service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
         self.shared.is_newest(&service.full, snapshot)
     }
