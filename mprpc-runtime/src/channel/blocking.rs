@@ -2,7 +2,7 @@
 
 use std::{
     cell::RefCell,
-    io::{self, ErrorKind, Read, Write},
+    io::{self, ErrorKind, Write},
     net::{Shutdown, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
@@ -30,6 +30,7 @@ use crate::{
     error::Ran,
     rpc_channel::{Call, extras},
     status::Status,
+    wire::Wire,
 };
 
 /// Makes one attempt of a call at `peer`, on a connection of its pool or a new one. Says when it ended.
@@ -115,8 +116,11 @@ impl Blocking {
         let connected = |stream: TcpStream| {
             stream.set_nodelay(true)?;
             // As reactors do it: a peer that vanished must not keep what was sent for minutes.
+            // On the legacy wire the connection ends with the call, which may have to end before that.
             #[cfg(target_os = "linux")]
-            SockRef::from(&stream).set_tcp_user_timeout(Some(settings.request_timeout))?;
+            if peer.wire == Wire::Mux || left > settings.request_timeout {
+                SockRef::from(&stream).set_tcp_user_timeout(Some(settings.request_timeout))?;
+            }
             Ok(stream)
         };
         let stream = dial(peer.addr, patience, began).and_then(connected).map_err(|error| {
@@ -189,16 +193,24 @@ impl Blocking {
         }
     }
 
+    /// How long to wait until the connection has to know the time.
+    fn wait(&self) -> Duration {
+        let until = self.conn.next_timeout();
+        until.map_or(LONGEST_WAIT, |until| until.saturating_duration_since(self.now))
+    }
+
+    fn timeout(&mut self, ending: &mut Ending<'_>) {
+        self.now = Instant::now();
+        self.conn.timeout(self.now, &mut |(), outcome| ending.end(outcome));
+    }
+
     /// Waits for bytes or for time to pass, and lets the connection have them.
     fn step(&mut self, ending: &mut Ending<'_>, cancelled: &dyn Fn() -> bool) {
-        let now = Instant::now();
-        self.now = now;
-        let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
-        let wait = until.saturating_duration_since(now);
+        let wait = self.wait();
         if wait.is_zero() {
-            self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
+            self.timeout(ending);
             // While this thread waits on, others should know that the peer is silent.
-            return self.conn.tell(now);
+            return self.conn.tell(self.now);
         }
         let patient = be_patient(&mut self.reads, wait, |wait| self.stream.set_read_timeout(wait));
         let read = patient.and_then(|()| self.read(ending));
@@ -216,15 +228,15 @@ impl Blocking {
     fn read(&mut self, ending: &mut Ending<'_>) -> io::Result<usize> {
         BUFFER.with_borrow_mut(|buffer| {
             buffer.resize(READ_SIZE, 0);
-            let (n, bytes) = match self.conn.room() {
-                Some(room) => (recv(&self.stream, spare_capacity(room), RecvFlags::empty())?.0, &[][..]),
-                None => {
-                    let n = self.stream.read(buffer)?;
-                    (n, &buffer[..n])
-                }
+            let flags = RecvFlags::empty();
+            let (read, own) = match self.conn.room() {
+                Some(room) => (recv(&self.stream, spare_capacity(room), flags).map(|(n, _)| n), true),
+                None => (recv(&self.stream, &mut buffer[..], flags).map(|(_, n)| n), false),
             };
+            self.now = Instant::now();
+            let n = read?;
             if n > 0 {
-                self.now = Instant::now();
+                let bytes = if own { &[] } else { &buffer[..n] };
                 self.conn.receive(bytes, self.now, &mut |(), outcome| ending.end(outcome));
             }
             Ok(n)
@@ -233,21 +245,16 @@ impl Blocking {
 
     /// Writes all that waits; once the call has ended, only what the socket takes without waiting.
     fn flush(&mut self, ending: &mut Ending<'_>) {
+        // Little fits into the socket, which then needs no time-out.
+        let mut waits = self.conn.output().len() > AT_ONCE;
         while !self.conn.output().is_empty() {
-            if ending.result.is_some() {
-                return self.flush_now();
-            }
-            let now = Instant::now();
-            let until = self.conn.next_timeout().unwrap_or(now + LONGEST_WAIT);
-            let wait = until.saturating_duration_since(now);
-            if wait.is_zero() {
-                self.conn.timeout(now, &mut |(), outcome| ending.end(outcome));
-                continue;
-            }
-            let patient = be_patient(&mut self.writes, wait, |wait| self.stream.set_write_timeout(wait));
-            match patient.and_then(|()| self.stream.write(self.conn.output().pending())) {
-                Ok(n) => self.conn.output().advance(n),
-                Err(error) if is_timeout(&error) => {}
+            let ended = ending.result.is_some();
+            let written = if waits && !ended { self.write_in_time(ending) } else { self.write_now() };
+            match written {
+                Ok(()) => {}
+                // What stays makes the connection unfit for the pool.
+                Err(_) if ended => return,
+                Err(error) if is_timeout(&error) => waits = true,
                 Err(error) => {
                     // The peer may have answered, or said why, before it closed. The failed write
                     // took the socket's error, so that the end looks like a FIN here: it is none.
@@ -258,13 +265,25 @@ impl Blocking {
         }
     }
 
-    /// Writes what the socket takes at once. What stays makes the connection unfit for the pool.
-    fn flush_now(&mut self) {
-        if let Ok(n) =
-            send(&self.stream, self.conn.output().pending(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL)
-        {
-            self.conn.output().advance(n);
+    fn write_in_time(&mut self, ending: &mut Ending<'_>) -> io::Result<()> {
+        let wait = self.wait();
+        if wait.is_zero() {
+            self.timeout(ending);
+            return Ok(());
         }
+        be_patient(&mut self.writes, wait, |wait| self.stream.set_write_timeout(wait))?;
+        let written = self.stream.write(self.conn.output().pending());
+        self.now = Instant::now();
+        self.conn.output().advance(written?);
+        Ok(())
+    }
+
+    /// Writes what the socket takes at once.
+    fn write_now(&mut self) -> io::Result<()> {
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        let n = send(&self.stream, self.conn.output().pending(), flags)?;
+        self.conn.output().advance(n);
+        Ok(())
     }
 
     /// Whether the connection, after some time in the pool, is as good as new.
@@ -274,7 +293,8 @@ impl Blocking {
         let mut ending = Ending { response: &mut nobody, result: None };
         let alive = self.take_buffered(&mut ending).is_ok();
         if !self.conn.output().is_empty() {
-            self.flush_now();
+            // What stays makes it not idle.
+            let _ = self.write_now();
         }
         self.conn.tell(now);
         alive && self.conn.is_idle() && !self.conn.is_in_doubt()
@@ -341,6 +361,8 @@ type Nothing = protobuf::well_known_types::empty::Empty;
 /// The only call there is at a time.
 const TAG: u64 = 1;
 const READ_SIZE: usize = 64 * 1024;
+/// More than this is written in the expectation that the peer has to take some of it first.
+const AT_ONCE: usize = 16 * 1024;
 /// Reads for what waits in a socket before the connection is given up as babbling.
 const MAX_ROUNDS: usize = 64;
 /// How much later than asked a wait may end.

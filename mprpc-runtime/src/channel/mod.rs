@@ -229,8 +229,9 @@ impl RpcChannel for MprpcChannel {
         let mut attempts = Attempts::new(&call, self.timeout);
         self.shared.budget.earn();
         let (service, _) = self.service(call.method);
+        // The first attempt begins with the call.
+        let mut now = attempts.began;
         loop {
-            let now = Instant::now();
             attempts.renew(now);
             let client = &self.shared.client;
             let place = |peer: &Arc<Peer>, measured| Placed::new(peer.clone(), now, measured);
@@ -241,21 +242,22 @@ impl RpcChannel for MprpcChannel {
                 Ok(placed) => placed,
             };
             attempts.begin(&placed.peer);
-            let (result, now) = blocking::call(&placed.peer, client, &call, (&mut attempts, now), response);
+            let (result, end) = blocking::call(&placed.peer, client, &call, (&mut attempts, now), response);
             match result {
                 Ok(mut extras) => {
-                    placed.answered(now);
+                    placed.answered(end);
                     if call.options.given().timed {
                         let server = extras.stages.take().and_then(|stages| stages.server);
-                        extras.stages = Some(attempts.stages(now, server));
+                        extras.stages = Some(attempts.stages(end, server));
                     }
                     return Ok(extras);
                 }
                 Err(failed) => {
-                    self.judge(placed, &failed, &attempts, now);
+                    self.judge(placed, &failed, &attempts, end);
                     if !attempts.may_retry(&failed, &self.shared.budget) {
                         return Err(attempts.error(failed.failure));
                     }
+                    now = Instant::now();
                 }
             }
         }
