@@ -1,6 +1,9 @@
 //! Answers given on the thread that handles the bytes of their calls: they need no lock and no post.
 
-use std::{cell::RefCell, ptr};
+use std::{
+    cell::{Cell, RefCell},
+    ptr,
+};
 
 use bytes::Bytes;
 
@@ -9,9 +12,6 @@ use crate::wire::buf::Output;
 
 /// What a thread has while it handles what a connection received.
 struct Lent {
-    /// Calls of this connection with ids above the given one were begun meanwhile and answer here. The
-    /// mailbox by its address: connections are numbered for each reactor.
-    to: Option<(usize, ConnId, u64)>,
     answers: Vec<u8>,
     /// Those that come in pieces.
     pieces: Vec<Bytes>,
@@ -20,36 +20,33 @@ struct Lent {
 }
 
 thread_local! {
-    static LENT: RefCell<Lent> = const {
-        RefCell::new(Lent { to: None, answers: Vec::new(), pieces: Vec::new(), answered: Vec::new() })
-    };
+    /// Calls of this connection with ids above the given one were begun meanwhile and answer here. The
+    /// mailbox by its address: connections are numbered for each reactor.
+    static TO: Cell<Option<(usize, ConnId, u64)>> = const { Cell::new(None) };
+    static LENT: RefCell<Lent> =
+        const { RefCell::new(Lent { answers: Vec::new(), pieces: Vec::new(), answered: Vec::new() }) };
 }
 
 /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.
 pub(super) fn lend(mailbox: &Mailbox, conn: ConnId, above: u64) {
-    LENT.with(|lent| lent.borrow_mut().to = Some((ptr::from_ref(mailbox).addr(), conn, above)));
+    TO.with(|to| to.set(Some((ptr::from_ref(mailbox).addr(), conn, above))));
 }
 
-/// Answers `call` by what `write` appends to either if it may answer here, else gives `write` back.
-pub(super) fn answer<W: FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)>(
-    mailbox: &Mailbox,
-    (conn, call): (ConnId, u64),
-    failed: bool,
-    write: W,
-) -> Option<W> {
-    let mut write = Some(write);
+/// Whether `call` may answer here.
+pub(super) fn takes(mailbox: &Mailbox, conn: ConnId, call: u64) -> bool {
+    let here = (ptr::from_ref(mailbox).addr(), conn);
     // A ticket may be dropped as the last of its thread.
-    let _ = LENT.try_with(|lent| {
+    let to = TO.try_with(Cell::get).ok().flatten();
+    to.is_some_and(|(mailbox, conn, above)| (mailbox, conn) == here && call > above)
+}
+
+/// Answers `call`, which may answer here, by what `write` appends to either.
+pub(super) fn answer(call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)) {
+    LENT.with(|lent| {
         let lent = &mut *lent.borrow_mut();
-        let here = (ptr::from_ref(mailbox).addr(), conn);
-        if lent.to.is_some_and(|(mailbox, conn, above)| (mailbox, conn) == here && call > above)
-            && let Some(write) = write.take()
-        {
-            write(&mut lent.answers, &mut lent.pieces);
-            lent.answered.push((call, failed));
-        }
+        write(&mut lent.answers, &mut lent.pieces);
+        lent.answered.push((call, failed));
     });
-    write
 }
 
 /// Whether `call` is the last that was answered here. Then `reclaim` will not tell of it.
@@ -60,9 +57,9 @@ pub(super) fn forget(call: u64) -> bool {
 /// Ends what `lend` began: tells `each` which calls were answered and whether they failed, and appends
 /// their answers to `out`, without a copy if nothing waits there.
 pub(super) fn reclaim(out: &mut Output, mut each: impl FnMut(u64, bool)) {
+    TO.with(|to| to.set(None));
     LENT.with(|lent| {
         let lent = &mut *lent.borrow_mut();
-        lent.to = None;
         lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
         out.append(&mut lent.answers);
         lent.pieces.drain(..).for_each(|piece| out.share(piece));

@@ -170,11 +170,12 @@ impl Mailbox {
         failed: bool,
         write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>),
     ) {
-        let Some(write) = lent::answer(self, (conn, call), failed, write) else {
+        if lent::takes(self, conn, call) {
+            lent::answer(call, failed, write);
             // Counted by `reclaim`: that the call was begun is not told before that either.
             let in_turn = self.in_turn.load(Ordering::Relaxed) + 1;
             return self.in_turn.store(in_turn, Ordering::Relaxed);
-        };
+        }
         let mut inner = self.lock();
         self.end(1);
         if inner.closed.is_none() {

@@ -182,16 +182,16 @@ impl Route {
                 if size >= links::LARGE
                     && size >= request / 2
                     && wire == Wire::Mux
-                    && let Ok(message) = result
-                    && let Some(pieces) = linked_response(call, message, size, extras, stages)
+                    && let Ok(message) = &result
+                    && let Some(pieces) = linked_response(call, *message, size, extras, stages)
                 {
                     return mailbox.answer_with(conn, call, failed, |_, out| out.extend(pieces));
                 }
                 mailbox.answer(conn, call, failed, |out| {
                     spare::provide(out, ROOM + size + extras.attachment.len());
                     match wire {
-                        Wire::Mux => append_response(out, call, result, extras, stages),
-                        Wire::Legacy(_) => append_bare(out, result),
+                        Wire::Mux => append_response(out, call, &result, extras, stages),
+                        Wire::Legacy(_) => append_bare(out, &result),
                     }
                 });
             }
@@ -207,7 +207,7 @@ impl Route {
                 Err(status) => done(Err(Failure { ran: Ran::Maybe, status })),
                 Ok(message) => {
                     let mut bytes = Vec::with_capacity(usize::try_from(size).unwrap_or(0));
-                    append_bare(&mut bytes, Ok(message));
+                    append_bare(&mut bytes, &Ok(message));
                     done(Ok(Received {
                         body: Body::Shared(bytes.into()),
                         attachment: &extras.attachment,
@@ -236,13 +236,13 @@ impl std::fmt::Debug for Route {
 pub(super) fn append_response(
     out: &mut Vec<u8>,
     call: u64,
-    result: Result<&dyn MessageDyn, Status>,
+    result: &Result<&dyn MessageDyn, Status>,
     extras: &ReplyExtras,
     stages: Option<&ServerStages>,
 ) {
     match result {
-        Ok(message) => append_success(out, call, extras, stages, |out| append_bare(out, Ok(message))),
-        Err(status) => append_failure(out, call, &status.with_stages(stages.cloned())),
+        Ok(_) => append_success(out, call, extras, stages, |out| append_bare(out, result)),
+        Err(status) => append_failure(out, call, &status.clone().with_stages(stages.cloned())),
     }
 }
 
@@ -306,9 +306,9 @@ pub(super) fn append_failure(out: &mut Vec<u8>, call: u64, status: &Status) {
     mux::finish_frame(out, start);
 }
 
-fn append_bare(out: &mut Vec<u8>, result: Result<&dyn MessageDyn, Status>) {
+fn append_bare(out: &mut Vec<u8>, result: &Result<&dyn MessageDyn, Status>) {
     if let Ok(message) = result {
-        append_message(message, out).expect(CAN_BE_WRITTEN);
+        append_message(*message, out).expect(CAN_BE_WRITTEN);
     }
 }
 

@@ -49,8 +49,8 @@ impl Kind {
     /// The kind with this number; `None` for the numbers that version 1 does not know.
     pub fn from_wire(kind: u8) -> Option<Self> {
         use Kind::*;
-        let kinds = [Hello, Request, Response, Cancel, Ping, Pong, GoAway, Data];
-        kinds.get(usize::from(kind)).copied()
+        const KINDS: [Kind; 8] = [Hello, Request, Response, Cancel, Ping, Pong, GoAway, Data];
+        KINDS.get(usize::from(kind)).copied()
     }
 }
 
