@@ -255,7 +255,7 @@ fn sighup_takes_over_what_can_change_and_leaves_everything_when_the_file_is_bad(
         until(text, || read_log(&dir).contains(text));
     };
     dir.conf("callee.conf", &[("max_queue", "many")]);
-    says("max_queue = many: want a number");
+    says("max_queue = many: want a whole number");
     dir.conf("callee.conf", &[("max_queue", "9"), ("max_address_connections", "1"), ("worker_threads", "3")]);
     says("reload: max_queue = 9, was 7: takes effect");
     says("worker_threads = 3, was 2: needs a restart");
