@@ -149,7 +149,7 @@ fn a_request_is_let_go_when_its_call_has_ended() {
 }
 
 #[test]
-fn an_answer_is_held_until_the_peer_has_it_unless_it_is_a_small_part_of_a_large_request() {
+fn an_answer_is_held_until_the_peer_has_it_unless_its_request_or_what_is_beside_it_is_large() {
     for inline in [true, false] {
         let settings = [("max_output", "100M"), ("max_body", "64M"), ("request_timeout", "60s")];
         let (provider, blobs, _) = serve(inline, &settings);
@@ -157,21 +157,30 @@ fn an_answer_is_held_until_the_peer_has_it_unless_it_is_a_small_part_of_a_large_
         let mut bytes = Vec::new();
         Hello { version: 1, instance: 42, ..Default::default() }.write(&mut bytes);
         // The first one is more than the socket takes, so the others wait behind it.
-        let requests = [(0, 16 * MIB), (MIB, 200_000), (100_000, 200_000), (0, 200_000)];
-        for (call, (data, reply)) in (1..).zip(requests) {
+        let requests = [
+            (0, 16 * MIB, 0),
+            (MIB, 200_000, 0),
+            (100_000, 200_000, 3000),
+            (0, 200_000, 0),
+            (0, 200_000, 5000),
+        ];
+        for (call, (data, reply, beside)) in (1..).zip(requests) {
             let meta =
                 RequestMeta { service: "mprpc.tests.EchoService", method: "EchoBlob", ..Default::default() };
             let start = start_frame(&mut bytes, Kind::Request, END, call, |out| meta.encode(out));
-            let request = Blob { data: some(data).into(), reply_bytes: reply as u32, ..Default::default() };
+            let mut request =
+                Blob { data: some(data).into(), reply_bytes: reply as u32, ..Default::default() };
+            request.mut_unknown_fields().add_length_delimited(100, some(beside));
             request.write_to_vec(&mut bytes).unwrap();
             finish_frame(&mut bytes, start);
             // One after the other, for the workers would run them at once.
             peer.write_all(&std::mem::take(&mut bytes)).unwrap();
             until("the call ran", || blobs.needed().len() == call as usize);
         }
-        until("one is copied", || blobs.needed() == [true, false, true, true]);
+        let held = [true, false, true, true, false];
+        until("two are copied", || blobs.needed() == held);
         thread::sleep(Duration::from_millis(50));
-        assert_eq!(blobs.needed(), [true, false, true, true]);
+        assert_eq!(blobs.needed(), held);
         let mut lens: Vec<usize> = Vec::new();
         while lens.len() < requests.len() {
             let mut header = [0; HEADER_LEN];
@@ -185,7 +194,7 @@ fn an_answer_is_held_until_the_peer_has_it_unless_it_is_a_small_part_of_a_large_
                 lens.push(blob.data.len());
             }
         }
-        assert_eq!(lens, requests.map(|(_, reply)| reply));
-        until("the peer has all", || blobs.needed() == [false; 4]);
+        assert_eq!(lens, requests.map(|(_, reply, _)| reply));
+        until("the peer has all", || blobs.needed() == [false; 5]);
     }
 }

@@ -27,11 +27,11 @@ pub(crate) fn large_fields(message: &dyn MessageDyn, size: usize) -> Option<Vec<
     let len = |field: &FieldDescriptor| bytes_of(field, message).len();
     let large = |field: &FieldDescriptor| len(field) >= LARGE && is_shared(field, message);
     let fields: Vec<_> = message.descriptor_dyn().fields().filter(large).collect();
-    let rest = size.saturating_sub(fields.iter().map(len).sum());
-    if rest > size / 8 {
+    if size.saturating_sub(fields.iter().map(len).sum()) > LITTLE {
         return None;
     }
-    // A clone has these fields in common with the message, which is only lent.
+    // A clone has these fields in common with the message, which is only lent. What is cloned beside them may be
+    // many times as large as when it is encoded, and is counted nowhere: so it has to be little.
     let message: Arc<dyn MessageDyn> = message.clone_box().into();
     let own = |field| Bytes::from_owner(Field { message: message.clone(), field });
     Some(fields.into_iter().map(own).collect())
@@ -117,6 +117,8 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
 
 /// Smaller fields are copied faster.
 pub(crate) const LARGE: usize = 64 << 10;
+/// As many bytes may be encoded beside them.
+const LITTLE: usize = 4 << 10;
 
 #[cfg(test)]
 mod tests {
