@@ -652,6 +652,17 @@ fn a_burst_of_connections_is_spread_evenly() {
 }
 
 #[test]
+fn a_reactor_that_has_stopped_gets_no_connections() {
+    let server = Server::start(2);
+    let lost = server.client();
+    round_trip(&lost, b"a").unwrap();
+    server.pool.handles().iter().find(|handle| handle.connections() == 1).unwrap().stop();
+    server.sees(Seen::Lost(io::ErrorKind::Other));
+    let streams: Vec<TcpStream> = (0..4).map(|_| server.client()).collect();
+    streams.iter().for_each(|s| round_trip(s, b"a").unwrap());
+}
+
+#[test]
 fn connects_are_accepted_while_a_reactor_is_stuck() {
     let server = Server::start(2);
     let (stuck, free) = (server.client(), server.client());

@@ -281,6 +281,11 @@ impl Mailbox {
         own::end();
     }
 
+    /// Whether the reactor has stopped.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed.is_some()
+    }
+
     /// Wakes the reactor if it sleeps.
     pub fn wake(&self) {
         self.release(self.lock());

@@ -225,7 +225,9 @@ impl Door {
         } else {
             let elsewhere = |handle: &Handle| here.is_none_or(|here| !Arc::ptr_eq(here, handle.mailbox()));
             let fewest = |handle: &&Handle| (handle.connections(), elsewhere(handle));
-            let handle = self.handles.iter().min_by_key(fewest)?;
+            // A reactor that has stopped has none, and would get them all.
+            let running = self.handles.iter().filter(|handle| !handle.mailbox().is_closed());
+            let handle = running.min_by_key(fewest)?;
             return Some((handle, handle.adoption(stream.into(), peer, self.accept.clone(), Some(visit))));
         };
         self.refused.fetch_add(1, Ordering::Relaxed);
