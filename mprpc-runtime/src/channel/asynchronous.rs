@@ -70,11 +70,7 @@ impl AsyncCall {
             Ok(first) => {
                 this.attempts.marks[0] = first.then(Instant::now);
                 this.links.clear();
-                let size = this.attempts.size as usize;
-                if size >= links::LARGE
-                    && this.wire() == Wire::Mux
-                    && let Some(fields) = links::large_fields(call.request, size)
-                {
+                if let Some(fields) = encode::fields(call.request, this.attempts.size, this.wire()) {
                     let links = Cell::default();
                     this.encode(&Payload::Linked(call.request, &fields, &links), now);
                     this.links = links.take();

@@ -1,8 +1,8 @@
 //! Blocking calls: the calling thread drives a connection itself, which spares the hop to a reactor.
 
 use std::{
-    cell::RefCell,
-    io::{self, ErrorKind, Write},
+    cell::{Cell, RefCell},
+    io::{self, ErrorKind, IoSlice},
     net::{Shutdown, TcpStream},
     sync::Arc,
     time::{Duration, Instant},
@@ -11,7 +11,7 @@ use std::{
 use protobuf::MessageDyn;
 use rustix::{
     buffer::spare_capacity,
-    net::{RecvFlags, SendFlags, recv, send},
+    net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 use socket2::SockRef;
 
@@ -26,11 +26,12 @@ use crate::{
         CancelToken, Intent, ReplyExtras,
         call::{Failure, Outcome},
         client::{ClientConnection, ClientSettings, Start, is_of_the_peer},
+        links,
     },
     error::Ran,
     rpc_channel::{Call, extras},
     status::Status,
-    wire::Wire,
+    wire::{Wire, buf::PIECES},
 };
 
 /// Makes one attempt of a call at `peer`, on a connection of its pool or a new one. Says when it ended.
@@ -175,10 +176,19 @@ impl Blocking {
             empty_ok: call.method.empty_response,
             done: (),
         };
-        self.conn.start(
+        let fields = encode::fields(call.request, attempts.size, wire);
+        self.conn.start_in(
             start,
-            |(), id, out| {
-                encode::request(out, wire, id, &head, &Payload::Message(call.request));
+            |(), id, output| match &fields {
+                None => {
+                    encode::request(output.buffer(), wire, id, &head, &Payload::Message(call.request));
+                }
+                Some(fields) => {
+                    let (mut frame, links) = (Vec::new(), Cell::default());
+                    let payload = Payload::Linked(call.request, fields, &links);
+                    encode::request(&mut frame, wire, id, &head, &payload);
+                    links::finish(frame, &links.take()).into_iter().for_each(|piece| output.share(piece));
+                }
             },
             &mut |(), outcome| ending.end(outcome),
         );
@@ -272,7 +282,10 @@ impl Blocking {
             return Ok(());
         }
         be_patient(&mut self.writes, wait, |wait| self.stream.set_write_timeout(wait))?;
-        let written = self.stream.write(self.conn.output().pending());
+        let pieces = &mut [IoSlice::new(&[]); PIECES];
+        let pieces = self.conn.output().gather(pieces);
+        let none = &mut SendAncillaryBuffer::default();
+        let written = sendmsg(&self.stream, pieces, none, SendFlags::NOSIGNAL);
         self.now = Instant::now();
         self.conn.output().advance(written?);
         Ok(())

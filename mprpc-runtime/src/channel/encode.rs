@@ -73,6 +73,12 @@ pub(super) fn request(
     }
 }
 
+/// The fields of a message of `size` bytes that need no copy on this wire, if it has any.
+pub(super) fn fields(message: &dyn MessageDyn, size: u64, wire: Wire) -> Option<Vec<Bytes>> {
+    let size = usize::try_from(size).ok().filter(|size| *size >= links::LARGE && wire == Wire::Mux)?;
+    links::large_fields(message, size)
+}
+
 /// Puts another message into a mux request that has no attachment, at `at`. Returns where it lies.
 pub(super) fn replace(out: &mut Vec<u8>, at: usize, payload: &Payload<'_>) -> std::ops::Range<usize> {
     out.truncate(at);

@@ -12,6 +12,8 @@ use protobuf::{
     reflect::{FieldDescriptor, ReflectValueBox, ReflectValueRef},
 };
 
+use crate::wire::mux;
+
 /// What belongs between other bytes, and where.
 pub(crate) type Links = Vec<(usize, Bytes)>;
 
@@ -55,6 +57,12 @@ pub(crate) fn append(
 /// How many bytes are linked.
 pub(crate) fn total(links: &[(usize, Bytes)]) -> usize {
     links.iter().map(|(_, link)| link.len()).sum()
+}
+
+/// The pieces of a finished mux frame whose message lacks `links`.
+pub(crate) fn finish(mut frame: Vec<u8>, links: &[(usize, Bytes)]) -> Vec<Bytes> {
+    mux::finish_linked(&mut frame, total(links));
+    join(frame.into(), links)
 }
 
 /// `bytes` with `links` in their places, piece by piece. Some may be empty.

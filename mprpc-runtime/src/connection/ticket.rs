@@ -259,8 +259,7 @@ fn linked_response(
     append_success(&mut frame, call, extras, stages, |out| {
         links = links::append(message, out, &fields).expect(CAN_BE_WRITTEN);
     });
-    mux::finish_linked(&mut frame, links::total(&links));
-    Some(links::join(frame.into(), &links))
+    Some(links::finish(frame, &links))
 }
 
 fn append_success(

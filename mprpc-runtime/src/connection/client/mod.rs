@@ -250,7 +250,7 @@ impl<C> ClientConnection<C> {
     }
 
     /// The same where `write` has the whole output to append to.
-    pub(super) fn start_in(
+    pub(crate) fn start_in(
         &mut self,
         start: Start<C>,
         write: impl FnOnce(&mut C, u64, &mut Output),
