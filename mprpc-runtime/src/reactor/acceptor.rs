@@ -2,7 +2,7 @@
 //!
 //! A connect wakes one sleeper: a reactor if there is one, which keeps the stream unless others have fewer, so that it
 //! changes no thread. A thread of its own comes last in that row. It accepts while all reactors are busy, whatever
-//! they do, looks after shortages, and takes in those who wait at the end.
+//! they do, refuses, looks after shortages, and takes in those who wait at the end.
 
 use std::{
     collections::HashMap,
@@ -49,8 +49,9 @@ pub(super) struct Door {
     addresses: Arc<Addresses>,
     waker: Waker,
     stop: AtomicBool,
-    /// Descriptors or memory are short; the thread looks after that, alone.
-    short: AtomicBool,
+    /// Only the thread accepts, until nobody waits: there are too many connections, or too few descriptors. Whoever
+    /// is served shall not wait for reactors that turn others away.
+    alone: AtomicBool,
     refused: AtomicU64,
     max_connections: AtomicUsize,
     /// Of one address; 0 is no limit.
@@ -125,20 +126,7 @@ impl Acceptor {
         max_connections: usize,
     ) -> Result<Accepting, Error> {
         let addr = self.addr;
-        let door = Door {
-            listener: RwLock::new(Some(self.listener)),
-            handles: pool.handles().to_vec(),
-            accept,
-            addresses: Arc::default(),
-            waker: self.waker,
-            stop: AtomicBool::new(false),
-            short: AtomicBool::new(false),
-            refused: AtomicU64::new(0),
-            max_connections: AtomicUsize::new(max_connections),
-            max_of_address: AtomicUsize::new(0),
-            refusals: Mutex::default(),
-        };
-        let door = Arc::new(door);
+        let door = Arc::new(Door::new(self.listener, self.waker, pool, accept, max_connections));
         let failed = |error| Error::Io("cannot start to accept".into(), error);
         door.open(&self.poll).map_err(failed)?;
         let porter =
@@ -150,6 +138,28 @@ impl Acceptor {
 }
 
 impl Door {
+    fn new(
+        listener: TcpListener,
+        waker: Waker,
+        pool: &Pool,
+        accept: Arc<dyn Accept>,
+        max_connections: usize,
+    ) -> Self {
+        Self {
+            listener: RwLock::new(Some(listener)),
+            handles: pool.handles().to_vec(),
+            accept,
+            addresses: Arc::default(),
+            waker,
+            stop: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
+            refused: AtomicU64::new(0),
+            max_connections: AtomicUsize::new(max_connections),
+            max_of_address: AtomicUsize::new(0),
+            refusals: Mutex::default(),
+        }
+    }
+
     /// Has connects wake a reactor that sleeps, else the thread, whose `poll` this is. The system wakes in the
     /// order in which they are told, and only one, where it can.
     fn open(self: &Arc<Self>, poll: &Poll) -> io::Result<()> {
@@ -181,11 +191,14 @@ impl Door {
         let Some(listener) = &*listener else { return Backlog::Empty };
         for _ in 0..BATCH {
             match listener.accept() {
-                Ok((stream, peer)) => {
-                    if let Some((handle, order)) = self.admit(stream, peer, here) {
-                        place(handle, order);
+                Ok((stream, peer)) => match self.admit(stream, peer, here) {
+                    Some((handle, order)) => place(handle, order),
+                    None if here.is_some() => {
+                        self.alone.store(true, Ordering::Relaxed);
+                        return Backlog::More;
                     }
-                }
+                    None => {}
+                },
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Backlog::Empty,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -201,8 +214,8 @@ impl Door {
 
     /// What a reactor does when a connect woke it. What it leaves is for the thread.
     pub(super) fn answer(&self, here: &Arc<Mailbox>, place: impl FnMut(&Handle, Order)) {
-        let short = self.short.load(Ordering::Relaxed);
-        if !short && !matches!(self.batch(Some(here), place), Backlog::Empty) {
+        let alone = self.alone.load(Ordering::Relaxed);
+        if !alone && !matches!(self.batch(Some(here), place), Backlog::Empty) {
             self.wake();
         }
     }
@@ -252,19 +265,20 @@ impl Porter {
                 Backlog::More => {}
                 // Nobody polls, or every connect would wake us for nothing.
                 Backlog::Short(error) => {
-                    self.door.short.store(true, Ordering::Relaxed);
+                    self.door.alone.store(true, Ordering::Relaxed);
                     self.turn_away(&error);
                     thread::sleep(PAUSE);
                 }
                 Backlog::Empty => {
                     // Before the wait, or who came in between would be seen by nobody.
-                    if self.door.short.swap(false, Ordering::Relaxed) {
+                    if self.door.alone.swap(false, Ordering::Relaxed) {
                         continue;
                     }
                     if let Err(error) = self.poll.poll(&mut events, None)
                         && error.kind() != ErrorKind::Interrupted
                     {
-                        return log::error!("the acceptor stops, it cannot wait: {error}");
+                        log::error!("the acceptor stops, it cannot wait: {error}");
+                        break;
                     }
                 }
             }
@@ -384,3 +398,39 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(100);
 /// Names a listener among events.
 pub(super) const DOOR: Token = Token(usize::MAX);
+
+#[cfg(test)]
+mod tests {
+    use std::net;
+
+    use super::*;
+    use crate::{
+        connection::{ConnId, Connection},
+        reactor::ReactorOptions,
+    };
+
+    struct Nobody;
+
+    impl Accept for Nobody {
+        fn accept(&self, _: ConnId, _: &Arc<Mailbox>, _: SocketAddr, _: Instant) -> Box<dyn Connection> {
+            unreachable!("nobody is let in")
+        }
+    }
+
+    #[test]
+    fn a_reactor_that_refuses_one_leaves_the_others_to_the_thread() {
+        let pool = Pool::start("io", 1, &ReactorOptions::default()).unwrap();
+        let acceptor = Acceptor::bind(([127, 0, 0, 1], 0).into(), 16).unwrap();
+        let dial = |_| net::TcpStream::connect(acceptor.addr).unwrap();
+        let waiting: Vec<_> = (0..3).map(dial).collect();
+        let door = Door::new(acceptor.listener, acceptor.waker, &pool, Arc::new(Nobody), 0);
+        let here = door.handles[0].mailbox();
+        let none = |_: &Handle, _: Order| unreachable!("nobody is let in");
+        assert!(matches!(door.batch(Some(here), none), Backlog::More));
+        door.answer(here, none);
+        assert_eq!(door.refused.load(Ordering::Relaxed), 1);
+        assert!(matches!(door.batch(None, none), Backlog::Empty));
+        assert_eq!(door.refused.load(Ordering::Relaxed), 3);
+        drop(waiting);
+    }
+}
