@@ -2,7 +2,8 @@
 //!
 //! A connect wakes one sleeper: a reactor if there is one, which keeps the stream unless others have fewer, so that it
 //! changes no thread. A thread of its own comes last in that row. It accepts while all reactors are busy, whatever
-//! they do, refuses, looks after shortages, and takes in those who wait at the end.
+//! they do, refuses, looks after shortages, and takes in those who wait at the end. Only who woke a reactor
+//! waits for that reactor's turn to end: one more reason for handlers that run there not to block.
 
 use std::{
     collections::HashMap,
