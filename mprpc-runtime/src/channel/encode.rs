@@ -8,7 +8,7 @@ use protobuf::MessageDyn;
 use crate::{
     connection::{
         Metadata,
-        call::{Failure, MAX_METADATA, append_message},
+        call::{CAN_BE_WRITTEN, Failure, MAX_METADATA, append_message},
         client::ClientSettings,
         links::{self, Links},
     },
@@ -127,7 +127,6 @@ fn append(out: &mut Vec<u8>, payload: &Payload<'_>) -> std::ops::Range<usize> {
     start..out.len()
 }
 
-const CAN_BE_WRITTEN: &str = "a complete message can be written to memory";
 /// Room for what a legacy request consists of beside its names and its message.
 const LEGACY_HEAD: usize = 32;
 

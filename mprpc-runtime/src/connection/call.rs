@@ -253,3 +253,7 @@ pub trait Completion: Send {
 const MAX_KEY: usize = 128;
 /// Leaves room in a header of 65,535 bytes for what else stands there.
 pub(crate) const MAX_METADATA: usize = 60_000;
+
+/// Why a message is expected to be appended: that fails only on a size that `compute_size` does not agree with, of a
+/// message that changes while it is written, which `&dyn MessageDyn` rules out.
+pub(crate) const CAN_BE_WRITTEN: &str = "a complete message can be written to memory";

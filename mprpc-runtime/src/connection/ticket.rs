@@ -7,7 +7,7 @@ use protobuf::MessageDyn;
 
 use super::{
     Body, ConnId, Mailbox, Metadata, Share,
-    call::{Failure, MAX_METADATA, Outcome, Received, append_message},
+    call::{CAN_BE_WRITTEN, Failure, MAX_METADATA, Outcome, Received, append_message},
     links::{self, Links},
 };
 use crate::{
@@ -323,9 +323,6 @@ fn too_large(size: u64, limit: u32) -> Status {
     )
 }
 
-/// Fails only on a size that `compute_size` does not agree with: a message that changes while it is
-/// written, which `&dyn MessageDyn` rules out.
-const CAN_BE_WRITTEN: &str = "a complete message can be written to memory";
 /// Every peer takes a header of 16 KiB; texts stay well below.
 const MAX_TEXT: usize = 4096;
 const MAX_DETAILS: usize = 8192;
