@@ -43,6 +43,8 @@ struct Queue<J> {
     lanes: Lanes<J>,
     /// Workers that sleep and were not called, the last to fall asleep at the end.
     idle: Vec<usize>,
+    /// Workers that were called and are still about to wake up. Each is good for a job.
+    coming: usize,
     workers: usize,
     stopping: bool,
 }
@@ -69,7 +71,8 @@ impl<J: Send + 'static> Pool<J> {
         run: impl Fn(J, Instant) + Send + Sync + 'static,
     ) -> io::Result<Self> {
         let idle = Vec::with_capacity(threads);
-        let queue = Mutex::new(Queue { lanes: Lanes::default(), idle, workers: 0, stopping: false });
+        let lanes = Lanes::default();
+        let queue = Mutex::new(Queue { lanes, idle, coming: 0, workers: 0, stopping: false });
         let cores = thread::available_parallelism().map_or(1, usize::from);
         let calls = (0..threads).map(|_| Condvar::new()).collect();
         let (ended, limit) = (Condvar::new(), AtomicUsize::new(limit));
@@ -97,8 +100,7 @@ impl<J: Send + 'static> Pool<J> {
             refused.extend(queue.lanes.push(client, now, job, limit));
         }
         let late = queue.lanes.oldest().is_some_and(|since| now >= since + PATIENCE);
-        let again = (queue.lanes.ready() > 0 && !queue.idle.is_empty()).then(|| now + PATIENCE);
-        self.shared.leave(queue, late);
+        let again = self.shared.leave(queue, late).then(|| now + PATIENCE);
         Submitted { refused, again }
     }
 
@@ -179,22 +181,27 @@ impl<J> Shared<J> {
             queue.idle.push(worker);
             let asleep = |queue: &mut Queue<J>| queue.idle.contains(&worker);
             queue = self.calls[worker].wait_while(queue, asleep).unwrap_or_else(PoisonError::into_inner);
+            queue.coming -= 1;
             *now = Instant::now();
         }
     }
 
-    /// Ends work on the queue. Calls a worker if jobs wait and one more should run them; one that was called
-    /// and is still about to wake up counts among those that run.
-    fn leave(&self, mut queue: MutexGuard<'_, Queue<J>>, late: bool) {
+    /// Ends work on the queue. Calls a worker if more jobs wait than workers are about to wake up, and one more should
+    /// run them. Returns whether there are jobs that nobody was called for, though somebody could be.
+    fn leave(&self, mut queue: MutexGuard<'_, Queue<J>>, late: bool) -> bool {
         let ready = queue.lanes.ready();
         self.waiting.store(ready, Ordering::Relaxed);
         let long = || self.usual.load(Ordering::Relaxed) >= LONG_US;
-        let wanted = ready > 0 && (late || long() || queue.workers - queue.idle.len() < self.cores);
+        let few = || queue.workers - queue.idle.len() < self.cores;
+        let wanted = ready > 0 && (late || (ready > queue.coming && (long() || few())));
         let called = if wanted { queue.idle.pop() } else { None };
+        queue.coming += usize::from(called.is_some());
+        let left = ready > queue.coming && !queue.idle.is_empty();
         drop(queue);
         if let Some(worker) = called {
             self.calls[worker].notify_one();
         }
+        left
     }
 
     /// Nothing is held any longer, nothing comes any more.
@@ -202,6 +209,7 @@ impl<J> Shared<J> {
         let mut queue = self.lock();
         queue.stopping = true;
         queue.lanes.release_all();
+        queue.coming += queue.idle.len();
         queue.idle.clear();
         self.calls.iter().for_each(Condvar::notify_one);
         queue
@@ -301,24 +309,43 @@ mod tests {
         numbers.map(|n| (client, n)).collect()
     }
 
+    /// Waits until all `workers` are asleep.
+    fn all_sleep(pool: &Pool<u32>, workers: usize) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while pool.shared.lock().idle.len() < workers {
+            assert!(Instant::now() < end, "a worker does not fall asleep");
+            thread::yield_now();
+        }
+    }
+
     #[test]
     fn the_worker_that_fell_asleep_last_is_called() {
         let (done, results) = crossbeam_channel::unbounded();
         let name = || thread::current().name().map(str::to_owned);
         let pool = Pool::start("test", 4, 10, move |_: u32, _| done.send(name()).unwrap()).unwrap();
-        let all_sleep = || pool.shared.lock().idle.len() == 4;
         let mut called = Vec::new();
         for n in 0..20 {
-            let end = Instant::now() + Duration::from_secs(10);
-            while !all_sleep() {
-                assert!(Instant::now() < end, "a worker does not fall asleep");
-                thread::yield_now();
-            }
+            all_sleep(&pool, 4);
             pool.submit(&mut jobs(1, n..n + 1), Instant::now());
             called.push(results.recv_timeout(Duration::from_secs(10)).unwrap());
         }
         called.dedup();
         assert_eq!(called.len(), 1, "{called:?}");
+    }
+
+    #[test]
+    fn one_job_calls_one_worker_however_often_it_is_asked_about() {
+        let pool = Pool::start("test", 4, 10, move |_: u32, _| {}).unwrap();
+        let idle = || pool.shared.lock().idle.len();
+        for n in 0..100 {
+            all_sleep(&pool, 4);
+            let now = Instant::now();
+            assert_eq!(pool.submit(&mut jobs(1, n..n + 1), now).again, None, "somebody comes for it");
+            pool.submit(&mut Vec::new(), now);
+            assert!(idle() >= 3);
+        }
+        all_sleep(&pool, 4);
+        assert_eq!(pool.shared.lock().coming, 0);
     }
 
     #[test]
