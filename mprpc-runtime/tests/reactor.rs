@@ -88,6 +88,7 @@ impl Connection for Echo {
             Some(b'W') => self.paused = true,
             Some(b'T') => self.timer = Some(now + Duration::from_millis(50)),
             Some(b'S') => self.say(Seen::Said),
+            Some(b'F') => (self.intent, self.timer) = (Intent::ShutDown, Some(now + LEAVE)),
             // Each into a buffer of its own.
             Some(b'C') => (0..CHAIN).for_each(|_| self.output.buffer().extend_from_slice(&link())),
             Some(b'O') => self.say(Seen::OnReactor(on_reactor_thread())),
@@ -136,7 +137,11 @@ impl Connection for Echo {
 
     fn timeout(&mut self, now: Instant) {
         assert!(self.timer.take().is_some_and(|at| at <= now));
-        self.output.buffer().extend_from_slice(b"tick");
+        if self.intent == Intent::ShutDown {
+            self.intent = Intent::Close;
+        } else {
+            self.output.buffer().extend_from_slice(b"tick");
+        }
         self.say(Seen::Timeout);
     }
 
@@ -346,6 +351,8 @@ fn sleeps() -> u64 {
 }
 
 const LONG: Duration = Duration::from_secs(20);
+/// How long a connection waits that was told to take leave.
+const LEAVE: Duration = Duration::from_secs(2);
 
 #[test]
 fn many_small_messages_come_back_in_order() {
@@ -635,6 +642,61 @@ fn connections_beyond_the_limit_are_reset() {
     served.pop();
     until(|| server.pool.connections() == 2);
     round_trip(&server.client(), b"a").unwrap();
+}
+
+/// A client whose connection took leave of it, and waits for its FIN.
+fn leave(server: &Server) -> TcpStream {
+    let mut stream = server.client();
+    round_trip(&stream, b"F").unwrap();
+    assert_eq!(stream.read(&mut [0]).unwrap(), 0);
+    stream
+}
+
+#[test]
+fn the_fin_of_who_lingers_is_seen_in_a_later_turn() {
+    let server = Server::start(1);
+    let (slow, fast) = (leave(&server), leave(&server));
+    let turns = || server.accept.turns.load(Ordering::Relaxed);
+    thread::sleep(Duration::from_millis(50));
+    let before = turns();
+    drop(fast);
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!((turns(), server.pool.connections()), (before, 2), "nobody was woken");
+    drop(slow);
+    round_trip(&server.client(), b"a").unwrap();
+    until(|| server.pool.connections() < 2);
+    server.sees(Seen::Eof);
+    server.sees(Seen::Eof);
+}
+
+#[test]
+fn who_lingers_ends_in_its_own_time_and_is_not_reset() {
+    let server = Server::start(1);
+    let say = |stream: &mut TcpStream, text: &[u8]| stream.write_all(text).unwrap();
+    let mut streams: Vec<TcpStream> = (0..100).map(|_| server.client()).collect();
+    streams.iter_mut().for_each(|stream| say(stream, b"F"));
+    thread::sleep(Duration::from_millis(100));
+    streams.iter_mut().for_each(|stream| say(stream, b"unasked for"));
+    until(|| server.pool.connections() == 0);
+    for mut stream in streams {
+        let mut got = Vec::new();
+        stream.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"F");
+        assert!(stream.take_error().unwrap().is_none(), "elsewhere a reset may take the answer along");
+    }
+}
+
+#[test]
+fn nobody_lingers_after_a_drain_or_where_room_is_short() {
+    let (drained, small) = (Server::start(1), Server::limited(1, 20));
+    let streams = [leave(&drained), leave(&small)];
+    drained.pool.handles()[0].broadcast(|| Command::Custom(Box::new(())));
+    let began = Instant::now();
+    drop(streams);
+    until(|| drained.pool.connections() + small.pool.connections() == 0);
+    drop(leave(&drained));
+    until(|| drained.pool.connections() == 0);
+    assert!(began.elapsed() < LEAVE, "the FINs were seen");
 }
 
 #[test]

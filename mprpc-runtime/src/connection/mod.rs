@@ -49,7 +49,7 @@ pub struct ConnId(pub u64);
 pub enum Intent {
     /// Go on.
     Open,
-    /// Send FIN, go on reading.
+    /// Send FIN, go on reading. There should be a timeout: before it, the peer's FIN is looked for now and then.
     ShutDown,
     /// Close at once; the other side has everything or is gone.
     Close,

@@ -1,27 +1,27 @@
 //! The loop of one reactor. A turn waits once and touches only connections with something to do:
 //!
 //! ```text
-//!   wait -> posts and orders, events -> work -> timers, posts made meanwhile -> work -> end_turn
+//!   wait -> posts and orders, events -> work -> timers, posts made meanwhile -> work -> end_turn -> see_off, rewatch
 //!                                       `-- per connection: read, write, intent --'
 //! ```
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     hash::{BuildHasherDefault, Hasher},
     io::{self, ErrorKind},
-    iter,
+    iter, mem,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::{Duration, Instant},
 };
 
-use mio::{Events, Interest, Poll, Token, net::TcpStream};
+use mio::{Events, Poll, net::TcpStream};
 #[cfg(target_os = "linux")]
 use socket2::SockRef;
 
 use super::{
     Accept, LogLimit, ReactorOptions, TURN,
-    acceptor::{DOOR, Door},
+    door::{DOOR, Door},
     handle::{Order, REACTOR, next_id},
     slot::{End, Slot, Turn},
 };
@@ -45,6 +45,10 @@ pub(super) struct EventLoop {
     recalls: Vec<(Instant, Arc<dyn Accept>)>,
     /// Where it accepts.
     doors: Vec<Weak<Door>>,
+    /// Connections that linger, in the order in which they took leave.
+    lingering: VecDeque<ConnId>,
+    /// How many may.
+    max_lingering: usize,
     ends: LogLimit,
     stopped: bool,
 }
@@ -60,6 +64,8 @@ impl EventLoop {
             servers: Vec::new(),
             recalls: Vec::new(),
             doors: Vec::new(),
+            lingering: VecDeque::new(),
+            max_lingering: MAX_LINGERING,
             ends: LogLimit::default(),
             stopped: false,
         }
@@ -130,16 +136,15 @@ impl EventLoop {
         }
         // After reading: what a deadline waits for may have come.
         while let Some((at, id)) = self.turn.timers.due(self.turn.now) {
-            self.step(id, |slot, turn| {
-                slot.timeout(at, turn);
-                Ok(())
-            });
+            self.step(id, |slot, turn| slot.timeout(at, turn));
         }
         // Callbacks have started calls: their bytes leave now, in one write each.
         self.mailbox.take(posts, false);
         posts.drain_runs(|id, run| self.post(id, run));
         self.work();
         self.end_turn();
+        self.see_off();
+        self.rewatch();
         let slots = &self.slots;
         self.turn
             .timers
@@ -204,6 +209,11 @@ impl EventLoop {
                 }
             }
             Order::Broadcast(make) => {
+                // Nobody shall wait for the end of connections because the FIN was seen late.
+                self.max_lingering = 0;
+                for id in mem::take(&mut self.lingering) {
+                    self.slots.get_mut(&id).into_iter().for_each(|slot| slot.hurry());
+                }
                 for id in self.ids() {
                     self.step(id, |slot, turn| {
                         slot.post(iter::once((make(), &[][..])), turn);
@@ -218,11 +228,13 @@ impl EventLoop {
     /// Accepts who waits at the doors; keeps those who shall be here, sends the others on.
     fn answer_doors(&mut self) {
         let here = self.mailbox.clone();
-        let doors = std::mem::take(&mut self.doors);
+        let doors = mem::take(&mut self.doors);
         for door in doors.iter().filter_map(Weak::upgrade) {
             door.answer(&here, |handle, order| {
                 if Arc::ptr_eq(handle.mailbox(), &here) {
                     self.carry_out(order);
+                    // Its request is mostly there; to look whether others wait may wait.
+                    self.work();
                 } else {
                     handle.order(order);
                 }
@@ -231,25 +243,52 @@ impl EventLoop {
         self.doors = doors;
     }
 
-    fn insert(&mut self, mut slot: Slot) {
-        let id = slot.id;
-        let registered = self.register(&mut slot);
+    /// Looks who of those that linger may go. FINs come in about the order in which they were asked for: one look in
+    /// vain ends it, or slow peers would cost much.
+    fn see_off(&mut self) {
+        while let Some(&id) = self.lingering.front() {
+            self.step(id, Slot::look);
+            if self.slots.contains_key(&id) {
+                break;
+            }
+            self.lingering.pop_front();
+        }
+    }
+
+    /// Has the system tell of connections that are new, and no more of those that may linger.
+    fn rewatch(&mut self) {
+        let mut changed = mem::take(&mut self.turn.rewatch);
+        for id in changed.drain(..) {
+            let Some(slot) = self.slots.get_mut(&id) else { continue };
+            let done = if slot.may_linger() && self.lingering.len() < self.max_lingering {
+                self.lingering.push_back(id);
+                slot.linger(self.poll.registry())
+            } else {
+                slot.watch(self.poll.registry())
+            };
+            if let Err(error) = done {
+                self.remove(id, Some(&error));
+            }
+        }
+        self.turn.rewatch = changed;
+    }
+
+    fn insert(&mut self, slot: Slot) {
+        let (id, ready) = (slot.id, self.set_up(&slot));
         self.slots.insert(id, Box::new(slot));
         self.step(id, |slot, turn| {
             turn.touch(slot);
-            Ok(registered?)
+            Ok(ready?)
         });
     }
 
-    fn register(&self, slot: &mut Slot) -> io::Result<()> {
-        if !(cfg!(target_os = "linux") && slot.is_accepted()) {
-            slot.stream.set_nodelay(true)?;
+    fn set_up(&self, slot: &Slot) -> io::Result<()> {
+        if cfg!(target_os = "linux") && slot.is_accepted() {
+            return Ok(());
         }
         #[cfg(target_os = "linux")]
         SockRef::from(&slot.stream).set_tcp_user_timeout(Some(self.options.user_timeout))?;
-        let both = Interest::READABLE | Interest::WRITABLE;
-        let token = Token(slot.id.0 as usize);
-        self.poll.registry().register(&mut slot.stream, token, both)
+        slot.stream.set_nodelay(true)
     }
 
     /// Runs one step of a connection, if it is still there, and removes it if that ended it.
@@ -298,7 +337,7 @@ impl EventLoop {
 
     fn end_turn(&mut self) {
         let now = self.turn.now;
-        for (at, accept) in std::mem::take(&mut self.recalls) {
+        for (at, accept) in mem::take(&mut self.recalls) {
             if now < at {
                 self.recalls.push((at, accept));
             } else if !self.servers.iter().any(|a| Arc::ptr_eq(a, &accept)) {
@@ -362,3 +401,5 @@ impl Hasher for IdHasher {
 }
 
 const EVENTS: usize = 1024;
+/// Connections that may linger at a time.
+pub(super) const MAX_LINGERING: usize = 64;

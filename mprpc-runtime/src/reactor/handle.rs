@@ -2,6 +2,7 @@
 //! among the posts: what is posted after `connect` returned finds the connection.
 
 use std::{
+    mem,
     net::{SocketAddr, TcpStream},
     sync::{
         Arc, Weak,
@@ -14,7 +15,7 @@ use mio::Registry;
 
 use super::{
     Accept,
-    acceptor::{Door, Visit},
+    door::{Door, Visit},
 };
 use crate::connection::{Command, ConnId, Connection, Mailbox};
 
@@ -26,7 +27,7 @@ pub type Make = Box<dyn FnOnce(ConnId, Arc<Mailbox>, Instant) -> Box<dyn Connect
 #[derive(Clone)]
 pub struct Handle {
     mailbox: Arc<Mailbox>,
-    connections: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     registry: Arc<Registry>,
 }
 
@@ -39,15 +40,25 @@ pub(super) enum Order {
     Stop,
 }
 
+#[derive(Default)]
+struct Counts {
+    connections: AtomicUsize,
+    /// Of these, those that only wait for the peer's FIN.
+    leaving: AtomicUsize,
+}
+
 /// Counts one connection for as long as it exists, wherever it is on its way.
 pub(super) struct Place {
-    connections: Arc<AtomicUsize>,
+    counts: Arc<Counts>,
     pub(super) visit: Option<Visit>,
+    /// There is room for many more, so it need not make room at once when it leaves.
+    pub(super) roomy: bool,
+    leaves: bool,
 }
 
 impl Handle {
     pub(super) fn new(mailbox: Arc<Mailbox>, registry: Registry) -> Self {
-        Self { mailbox, connections: Arc::default(), registry: Arc::new(registry) }
+        Self { mailbox, counts: Arc::default(), registry: Arc::new(registry) }
     }
 
     /// Where the reactor's events are ordered.
@@ -62,33 +73,27 @@ impl Handle {
 
     /// Connections of this reactor, those on their way to it included.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.counts.connections.load(Ordering::Relaxed)
+    }
+
+    /// Those of them with something to come.
+    pub(super) fn staying(&self) -> usize {
+        self.connections().saturating_sub(self.counts.leaving.load(Ordering::Relaxed))
     }
 
     /// Hands over a connected stream; `accept` makes its state machine, on the reactor's thread.
     pub fn adopt(&self, stream: TcpStream, peer: SocketAddr, accept: Arc<dyn Accept>) {
         // Cannot fail on an open descriptor; a stream that blocks must not reach a reactor.
         if stream.set_nonblocking(true).is_ok() {
-            self.order(self.adoption(stream, peer, accept, None));
+            self.order(Order::Adopt(stream, peer, accept, self.place(None, false)));
         }
-    }
-
-    /// The order to take a stream that does not block; one of a visit inherited its listener's settings.
-    pub(super) fn adoption(
-        &self,
-        stream: TcpStream,
-        peer: SocketAddr,
-        accept: Arc<dyn Accept>,
-        visit: Option<Visit>,
-    ) -> Order {
-        Order::Adopt(stream, peer, accept, self.place(visit))
     }
 
     /// Begins to connect to `peer` and returns at once. The connection that `make` makes learns of
     /// success by `connected`, of failure by `lost`.
     pub fn connect(&self, peer: SocketAddr, make: Make) -> ConnId {
         let id = next_id();
-        self.order(Order::Connect(id, peer, make, self.place(None)));
+        self.order(Order::Connect(id, peer, make, self.place(None, false)));
         id
     }
 
@@ -111,15 +116,28 @@ impl Handle {
         self.mailbox.post(REACTOR, Command::Custom(Box::new(order)), |_| {});
     }
 
-    fn place(&self, visit: Option<Visit>) -> Place {
-        self.connections.fetch_add(1, Ordering::Relaxed);
-        Place { connections: self.connections.clone(), visit }
+    /// A place for one more. One of a visit inherited its listener's settings.
+    pub(super) fn place(&self, visit: Option<Visit>, roomy: bool) -> Place {
+        self.counts.connections.fetch_add(1, Ordering::Relaxed);
+        Place { counts: self.counts.clone(), visit, roomy, leaves: false }
+    }
+}
+
+impl Place {
+    /// Counts as one that only waits for the peer's FIN.
+    pub(super) fn leave(&mut self) {
+        if !mem::replace(&mut self.leaves, true) {
+            self.counts.leaving.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
+        if self.leaves {
+            self.counts.leaving.fetch_sub(1, Ordering::Relaxed);
+        }
+        self.counts.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

@@ -75,6 +75,7 @@ use crate::{
 use event_loop::EventLoop;
 
 mod acceptor;
+mod door;
 mod event_loop;
 mod handle;
 mod pool;

@@ -17,6 +17,8 @@ pub struct Pool {
     handles: Vec<Handle>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     next: AtomicUsize,
+    /// Accepted sockets inherit it from their listener.
+    pub(super) user_timeout: Duration,
 }
 
 impl Pool {
@@ -25,7 +27,9 @@ impl Pool {
     /// # Errors
     /// The system gives no more threads or descriptors. Those started already are stopped.
     pub fn start(prefix: &str, n: usize, options: &ReactorOptions) -> Result<Self, Error> {
-        let mut pool = Self { handles: Vec::new(), threads: Mutex::default(), next: AtomicUsize::new(0) };
+        let user_timeout = options.user_timeout;
+        let (handles, threads, next) = (Vec::new(), Mutex::default(), AtomicUsize::new(0));
+        let mut pool = Self { handles, threads, next, user_timeout };
         for i in 0..n.max(1) {
             let name = format!("{prefix}-{i}");
             let (handle, thread) = Reactor::start(&name, options.clone())

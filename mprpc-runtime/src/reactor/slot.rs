@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use mio::{event::Event, net::TcpStream};
+use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
 use rustix::{
     buffer::spare_capacity,
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
@@ -39,6 +39,7 @@ pub(super) struct Slot {
     /// An error was announced, and not seen yet.
     failed: bool,
     queued: bool,
+    watch: Watch,
     /// The connection's valid entry among the timers.
     pub(super) timer: Option<Instant>,
     place: Place,
@@ -64,6 +65,16 @@ enum Out {
     Broken,
 }
 
+/// Whether the reactor is told of what happens on the socket.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Not yet. Who was just accepted is read from first, and may have its answer by then.
+    New,
+    On,
+    /// No longer. It lingers: the FIN that it waits for is looked for in later turns, and wakes nobody.
+    Off,
+}
+
 /// How a connection ended.
 pub(super) enum End {
     Closed,
@@ -82,6 +93,8 @@ pub(super) struct Turn {
     /// Connections to be worked on.
     pub(super) queue: VecDeque<ConnId>,
     pub(super) timers: Timers,
+    /// Connections to be watched from now on, or no longer.
+    pub(super) rewatch: Vec<ConnId>,
     scratch: Vec<u8>,
     /// Memory for output, lent to connections that have some.
     spares: Vec<Vec<u8>>,
@@ -94,6 +107,7 @@ impl Turn {
             now,
             queue: VecDeque::new(),
             timers: Timers::new(now),
+            rewatch: Vec::new(),
             scratch: vec![0; READ_BYTES],
             spares: Vec::new(),
         }
@@ -141,6 +155,7 @@ impl Slot {
             ending: false,
             failed: false,
             queued: false,
+            watch: Watch::New,
             timer: None,
             place,
         }
@@ -149,6 +164,40 @@ impl Slot {
     /// Whether its stream comes from an acceptor.
     pub(super) fn is_accepted(&self) -> bool {
         self.place.visit.is_some()
+    }
+
+    /// Has `registry` tell of what happens on the socket from now on, and of what happened already.
+    pub(super) fn watch(&mut self, registry: &Registry) -> io::Result<()> {
+        if mem::replace(&mut self.watch, Watch::On) == Watch::On {
+            return Ok(());
+        }
+        let both = Interest::READABLE | Interest::WRITABLE;
+        registry.register(&mut self.stream, Token(self.id.0 as usize), both)
+    }
+
+    /// Whether all that it waits for is the peer's FIN, for a short time, while others have room enough.
+    pub(super) fn may_linger(&self) -> bool {
+        self.watch != Watch::Off && self.out == Out::ShutDown && self.timer.is_some() && self.place.roomy
+    }
+
+    /// Has `registry` tell of nothing more.
+    pub(super) fn linger(&mut self, registry: &Registry) -> io::Result<()> {
+        self.place.leave();
+        match mem::replace(&mut self.watch, Watch::Off) {
+            Watch::On => registry.deregister(&mut self.stream),
+            Watch::New | Watch::Off => Ok(()),
+        }
+    }
+
+    /// Makes it one to be watched again.
+    pub(super) fn hurry(&mut self) {
+        self.watch = Watch::New;
+    }
+
+    /// Looks for what came while nobody was told.
+    pub(super) fn look(&mut self, turn: &mut Turn) -> Result<(), End> {
+        self.input = Input::Ready;
+        self.work(turn)
     }
 
     /// Remembers what an event says. It is a hint; only reading and writing tell.
@@ -173,8 +222,12 @@ impl Slot {
 
     /// The entry for `at` came up. The connection may want a later time by now, or an earlier
     /// entry was added, in which case this one counts no more.
-    pub(super) fn timeout(&mut self, at: Instant, turn: &mut Turn) {
+    pub(super) fn timeout(&mut self, at: Instant, turn: &mut Turn) -> Result<(), End> {
         if self.timer == Some(at) {
+            if self.watch == Watch::Off {
+                // To close with unread input would be to reset.
+                self.look(turn)?;
+            }
             self.timer = None;
             if self.connection.next_timeout().is_some_and(|at| at <= turn.now) {
                 turn.lend(self.connection.output());
@@ -182,6 +235,7 @@ impl Slot {
             }
             turn.touch(self);
         }
+        Ok(())
     }
 
     /// Does what the socket allows and the connection wants: connects, reads up to the budget,
@@ -214,6 +268,9 @@ impl Slot {
         turn.keep(self.connection.output());
         let wanted = self.connection.next_timeout();
         turn.timers.schedule(self.id, &mut self.timer, wanted);
+        if self.watch == Watch::New || self.may_linger() {
+            turn.rewatch.push(self.id);
+        }
         if self.may_read() || (self.out == Out::Ready && !self.connection.output().is_empty()) {
             turn.touch(self);
         }
