@@ -74,7 +74,7 @@ connection 3035
 reactor 1330  registry 2030  logger 400  config 500
 descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 145  lanes 130  worker 190  stub 145  stages 80
 application 180
-provider 800  channel 1450  inprocess 140  fault_plan 180
+provider 800  channel 1470  inprocess 140  fault_plan 180
 lib 60
 """
 
