@@ -18,11 +18,15 @@ pub(crate) fn run(app: &MprpcApplication, load: Load) -> Result<(), Error> {
         Err(error) => load.fail(error),
     };
     if load.scenario.threads > 0 || load.scenario.per_call {
-        // The threads share the channel, which keeps a connection for each that is calling.
-        let stub = dial();
+        // The threads share the channel, which keeps a connection for each that is calling, or, for calls that are
+        // started and waited for, one for all.
+        let (stub, shared) = (dial(), load.options.is("callers", "shared"));
         load.run_threads(|| {
             let stub = stub.clone();
-            move || login_answer(&stub.login(&login()))
+            move || match shared {
+                false => login_answer(&stub.login(&login())),
+                true => login_answer(&stub.login_start(&login()).wait()),
+            }
         });
     }
     let idle = load.open_idle(|| {
