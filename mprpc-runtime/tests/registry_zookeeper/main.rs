@@ -4,10 +4,15 @@
 
 mod support;
 
-use std::{net::SocketAddr, sync::Arc, thread, time::Instant};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+    thread,
+    time::Instant,
+};
 
 use mprpc_runtime::{
-    registry::{MirrorPolicy, Registry},
+    registry::{MirrorPolicy, Publication, Registry},
     wire::{Dialect, Wire},
 };
 use support::*;
@@ -112,6 +117,50 @@ fn one_of_two_instances_has_the_legacy_name_and_the_other_inherits_it() {
     registry_a.withdraw(a.addr, soon());
     eventually(ms(1000), "the second inherits", || names(b.addr));
     assert_eq!(addrs(&look(&registry_a)), [b.addr]);
+}
+
+#[test]
+fn of_several_that_want_a_legacy_name_at_once_one_says_that_it_has_it() {
+    let Some(server) = server() else { return };
+    let _ = log::set_logger(&LINES).map(|()| log::set_max_level(log::LevelFilter::Info));
+    let corner = Corner::of(&server);
+    let providers: Vec<_> = (0..4).map(|_| (Provider::start(), corner.registry())).collect();
+    let methods: Vec<String> = (0..10).map(|n| format!("Race{n}")).collect();
+    let methods: Vec<&str> = methods.iter().map(String::as_str).collect();
+    thread::scope(|scope| {
+        for (provider, registry) in &providers {
+            registry.set_mirror(MirrorPolicy::Hold);
+            let services = vec![service("demo.RaceRpc", &methods)];
+            scope.spawn(|| registry.publish(Publication { services, ..provider.publication() }).unwrap());
+        }
+    });
+    let said = |method: &&str| LINES.count(&format!("published /RaceRpc/{method} "));
+    eventually(ms(5000), "all names are taken", || methods.iter().all(|method| said(method) > 0));
+    thread::sleep(ms(200));
+    assert_eq!(methods.iter().map(said).collect::<Vec<_>>(), [1; 10]);
+}
+
+/// The log of this process.
+struct Lines(Mutex<Vec<String>>);
+
+static LINES: Lines = Lines(Mutex::new(Vec::new()));
+
+impl Lines {
+    fn count(&self, text: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl log::Log for Lines {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        self.0.lock().unwrap().push(record.args().to_string());
+    }
+
+    fn flush(&self) {}
 }
 
 #[test]

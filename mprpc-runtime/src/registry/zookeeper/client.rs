@@ -143,10 +143,12 @@ impl Client {
         }
     }
 
-    /// Makes an ephemeral node and, if need be, what is above it; leaves a node that is there.
-    pub(super) fn create(&self, path: &str, data: &[u8]) -> Result<(), Failure> {
-        let made = self.make(path, data, CreateMode::Ephemeral).map(drop);
-        unless(made, |error| error == ZkError::NodeExists)
+    /// Makes an ephemeral node and, if need be, what is above it; false if there is one, which stays.
+    pub(super) fn create(&self, path: &str, data: &[u8]) -> Result<bool, Failure> {
+        match self.make(path, data, CreateMode::Ephemeral) {
+            Err(Failure::Refused(ZkError::NodeExists)) => Ok(false),
+            made => made.map(|_| true),
+        }
     }
 
     /// Sets the data, or with none deletes the node; nothing happens if it has another version by

@@ -150,13 +150,11 @@ impl Publisher {
                     node.paused = true;
                     return Ok(Some(Instant::now() + Duration::from_millis(random() % YIELD_MS)));
                 }
-                Verdict::Create => {
-                    client.create(path, &node.claim.data)?;
-                    match role {
-                        Role::Kept => log::info!("made {path} again"),
-                        _ => log::info!("published {path} at {addr}"),
-                    }
-                }
+                Verdict::Create => match (client.create(path, &node.claim.data)?, role) {
+                    (false, _) => {} // somebody was faster: look again
+                    (true, Role::Kept) => log::info!("made {path} again"),
+                    (true, _) => log::info!("published {path} at {addr}"),
+                },
                 Verdict::Write(version) => client.change(path, version, data)?,
                 Verdict::Delete(version) => client.change(path, version, None)?,
             }
