@@ -297,6 +297,24 @@ fn a_cap_that_a_reload_no_longer_finds_gives_way_to_the_programs_own() {
     assert!(refused());
 }
 
+#[test]
+fn lowered_connections_are_a_warning_where_somebody_asked_for_them() {
+    for (settings, level) in [(&[("max_connections", "20000")][..], " WARN "), (&[], " INFO ")] {
+        let dir = TempDir::new();
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n 1000 && exec \"$@\"", "sh"]).arg(std::env::current_exe().unwrap());
+        command.args(["--exact", "callee_process", "--nocapture"]);
+        command.env("MPRPC_LIMITS_CALLEE", dir.conf("callee.conf", settings));
+        let mut callee = Process::start(command);
+        callee.wait_line("RpcProvider start service at", LONG);
+        callee.terminate();
+        callee.succeed(LONG);
+        let log = read_log(&dir);
+        let line = log.lines().find(|line| line.contains("max_connections = 20000 is lowered to 900"));
+        assert!(line.is_some_and(|line| line.contains(level)), "{line:?}");
+    }
+}
+
 /// Not a test: the process that others start.
 #[test]
 fn callee_process() {

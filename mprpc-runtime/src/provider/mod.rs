@@ -17,7 +17,7 @@ use signal_hook::{
 
 use crate::{
     application::MprpcApplication,
-    config::Settings,
+    config::{MprpcConfig, Settings},
     error::Error,
     interceptor::ServerInterceptor,
     reactor::{self, Acceptor, ReactorOptions},
@@ -162,7 +162,7 @@ impl RpcProvider {
         self.table.set_caps(&settings.max_concurrency);
         let acceptor = Acceptor::bind(self.addr, BACKLOG)?;
         let addr = acceptor.local_addr();
-        let max_connections = room_for(settings.max_connections);
+        let max_connections = room_for(self.app.config());
         let (spin, user_timeout) = (settings.spin_us, settings.request_timeout);
         let options = ReactorOptions { spin, user_timeout, ..Default::default() };
         let reactors = reactor::Pool::start("mprpc-io", settings.io_threads, &options)?;
@@ -212,7 +212,8 @@ fn advertised(settings: &Settings, bound: SocketAddr) -> SocketAddr {
 
 /// Raises the process's limit of descriptors as far as it may, and returns how many of the wanted
 /// connections that leaves room for.
-fn room_for(wanted: usize) -> usize {
+fn room_for(config: &MprpcConfig) -> usize {
+    let wanted = config.settings().max_connections;
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;
     // Refused only where the hard limit is above what the kernel allows; then the soft one stays.
@@ -220,7 +221,12 @@ fn room_for(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile).current.and_then(|n| usize::try_from(n).ok());
     let room = limit.map_or(usize::MAX, |limit| limit.saturating_sub(RESERVED));
     if room < wanted {
-        log::warn!("max_connections = {wanted} is lowered to {room} by the limit of descriptors (ulimit -n)");
+        // Nobody asked for the default.
+        let level = config.get("max_connections").map_or(log::Level::Info, |_| log::Level::Warn);
+        log::log!(
+            level,
+            "max_connections = {wanted} is lowered to {room} by the limit of descriptors (ulimit -n)"
+        );
     }
     wanted.min(room)
 }

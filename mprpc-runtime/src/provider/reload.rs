@@ -28,7 +28,7 @@ impl RunningProvider {
         }
         self.server.change(settings, self.app.instance());
         if let Some(accepting) = &self.accepting {
-            accepting.set_limits(room_for(settings.max_connections), settings.max_address_connections);
+            accepting.set_limits(room_for(&new), settings.max_address_connections);
         }
         let table = &self.server.dispatcher.table;
         table.set_caps(&settings.max_concurrency);
