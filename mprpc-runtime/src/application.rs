@@ -150,9 +150,20 @@ impl MprpcApplication {
         }
         let registry = match self.zookeeper_options() {
             Some(options) => Started::ZooKeeper(ZooKeeperRegistry::start(options)?),
-            None => Started::Direct(Arc::new(DirectRegistry::new(direct_endpoints(self.settings())))),
+            None => {
+                let endpoints = direct_endpoints(self.settings());
+                Started::Direct(Arc::new(DirectRegistry::new(endpoints, self.direct_source())))
+            }
         };
         Ok(slot.insert(registry).clone())
+    }
+
+    /// Where the addresses of direct mode stand.
+    fn direct_source(&self) -> String {
+        let no_file = || "no file: -i FILE names one".into();
+        let file = self.config().file().map_or_else(no_file, |file| format!("{file:?}"));
+        let keys = "rpcserverport or peers name whom to call, or zookeeperip who knows";
+        format!("the configuration ({file}), where {keys}")
     }
 
     /// How the configuration wants ZooKeeper to be used, if at all.

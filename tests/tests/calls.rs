@@ -372,7 +372,13 @@ fn nobody_at_the_address_is_unavailable_and_did_not_run() {
 fn a_call_that_finds_nobody_says_who_was_asked() {
     let stub = EchoServiceRpc_Stub::new(MprpcChannel::new(&app(&[])).unwrap());
     let error = stub.echo(&text("x")).unwrap_err().to_string();
-    assert!(error.contains("nobody serves mprpc.tests.EchoService/Echo, says the configuration"), "{error}");
+    let said =
+        "nobody serves mprpc.tests.EchoService/Echo, says the configuration (no file: -i FILE names one)";
+    assert!(error.contains(said), "{error}");
+
+    let stub = EchoServiceRpc_Stub::new(MprpcChannel::to(&app(&[]), []));
+    let error = stub.echo(&text("x")).unwrap_err().to_string();
+    assert!(error.contains("says the list of addresses that the program gave"), "{error}");
 }
 
 #[test]

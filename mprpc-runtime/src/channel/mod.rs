@@ -96,8 +96,9 @@ impl MprpcChannel {
 
     /// A channel to these addresses, whatever the configuration says, which speak mux.
     pub fn to(app: &MprpcApplication, addrs: impl IntoIterator<Item = SocketAddr>) -> Self {
-        let endpoint = |addr| Endpoint::new(addr, Wire::Mux);
-        Self::on(app, Arc::new(DirectRegistry::new(addrs.into_iter().map(endpoint).collect())))
+        let endpoints = addrs.into_iter().map(|addr| Endpoint::new(addr, Wire::Mux)).collect();
+        let source = "the list of addresses that the program gave".into();
+        Self::on(app, Arc::new(DirectRegistry::new(endpoints, source)))
     }
 
     /// A channel to what `registry` knows.

@@ -9,16 +9,18 @@ use crate::error::Error;
 #[derive(Debug)]
 pub struct DirectRegistry {
     snapshot: Arc<Snapshot>,
+    source: String,
 }
 
 impl DirectRegistry {
     /// A registry that knows these endpoints and no others. They are sorted by address; of two
-    /// with one address the first is kept.
-    pub fn new(mut endpoints: Vec<Endpoint>) -> Self {
+    /// with one address the first is kept. `source` is where they stand, for the text of a call that
+    /// finds none.
+    pub fn new(mut endpoints: Vec<Endpoint>, source: String) -> Self {
         endpoints.sort_by_key(|endpoint| endpoint.addr);
         endpoints.dedup_by_key(|endpoint| endpoint.addr);
         let snapshot = Arc::new(Snapshot { endpoints });
-        Self { snapshot }
+        Self { snapshot, source }
     }
 }
 
@@ -36,7 +38,7 @@ impl Registry for DirectRegistry {
     }
 
     fn source(&self, _service: &ServiceName) -> String {
-        "the configuration (-i FILE), where rpcserverport or peers name whom to call, or zookeeperip who knows".into()
+        self.source.clone()
     }
 
     fn is_newest(&self, _service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
@@ -53,7 +55,10 @@ mod tests {
     fn every_service_is_served_by_the_given_endpoints_in_order_of_address() {
         let endpoint =
             |port, weight| Endpoint { weight, ..Endpoint::new(([127, 0, 0, 1], port).into(), Wire::Mux) };
-        let registry = DirectRegistry::new(vec![endpoint(9001, 100), endpoint(9000, 50), endpoint(9001, 7)]);
+        let registry = DirectRegistry::new(
+            vec![endpoint(9001, 100), endpoint(9000, 50), endpoint(9001, 7)],
+            "a test".into(),
+        );
         let service = ServiceName {
             full: "fixbug.UserServiceRpc".into(),
             short: "UserServiceRpc".into(),
