@@ -233,6 +233,24 @@ fn start_errors_are_one_line_and_a_status() {
 }
 
 #[test]
+fn a_file_that_names_nobody_to_call_is_named_itself() {
+    let dir = TempDir::new();
+    let (status, lines) = example("caller", &dir, &[]).finish(SOON);
+    assert_eq!(status.code(), Some(1), "{lines:?}");
+    assert!(lines.len() == 1 && lines[0].contains("caller.conf\"), where rpcserverport"), "{lines:?}");
+}
+
+#[test]
+fn a_callee_that_starts_without_its_zookeeper_serves_and_says_so() {
+    let dir = TempDir::new();
+    let (callee, _) = callee(&dir, &[("zookeeperip", "127.0.0.1:1")]); // nobody listens there
+    callee.terminate();
+    let lines = callee.succeed(SOON);
+    let said: Vec<_> = lines.iter().filter(|line| line.contains("not published yet")).collect();
+    assert!(said.len() == 1 && said[0].contains("ZooKeeper at 127.0.0.1:1: "), "{lines:?}");
+}
+
+#[test]
 fn passwords_do_not_reach_the_log() {
     let dir = TempDir::new();
     let (callee, addr) = callee(&dir, &[("log_level", "trace")]);

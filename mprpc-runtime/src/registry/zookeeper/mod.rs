@@ -37,6 +37,7 @@
 
 use std::{
     hash::{BuildHasher, RandomState},
+    io::{self, Write},
     net::{IpAddr, SocketAddr},
     path::PathBuf,
     sync::Arc,
@@ -234,7 +235,14 @@ impl Registry for ZooKeeperRegistry {
     fn publish(&self, publication: Publication) -> Result<(), Error> {
         let change = self.want(publication)?;
         let tried = self.shared.tried(change, Instant::now() + FIRST_ATTEMPT);
-        if self.options.require { tried } else { Ok(()) }
+        match tried {
+            Err(why) if !self.options.require => {
+                // Who starts a program looks here, not into the log. Not `eprintln`: stderr may be closed.
+                let _ = writeln!(io::stderr(), "warning: not published yet, trying on: {why}");
+                Ok(())
+            }
+            tried => tried,
+        }
     }
 
     fn republish(&self, publication: Publication) -> Result<(), Error> {
