@@ -277,6 +277,19 @@ fn the_command_line_names_the_file_in_four_ways() {
 }
 
 #[test]
+fn a_file_without_its_option_is_warned_of() {
+    let path = file("stray.conf", b"");
+    let name = path.to_str().expect("UTF-8");
+    let warnings = |args: &[&str]| MprpcConfig::from_args(args).expect("read").warnings().to_vec();
+    let all = warnings(&["p", "--loud", "hello.conf", "other.conf"]);
+    assert_eq!(all, ["command line: hello.conf is not read; -i hello.conf makes it the configuration"]);
+    for args in [&["p.conf"][..], &["p", "hello"], &["p", "--", "a.conf"], &["p", "a.conf", "-i", name]] {
+        assert_eq!(warnings(args), [""; 0], "{args:?}");
+    }
+    fs::remove_file(&path).expect("it was made above");
+}
+
+#[test]
 fn a_huge_file_is_refused_and_a_large_one_is_read() {
     let huge = file("huge.conf", &vec![b'\n'; (1 << 20) + 1]);
     let text = MprpcConfig::from_file(&huge).expect_err("too large").to_string();

@@ -53,20 +53,24 @@ impl MprpcConfig {
     /// Reads the file that the command line names: `-i FILE`, `-iFILE`, `--config FILE` or
     /// `--config=FILE`, of several the last. `args` starts with the program's name, as
     /// [`env::args_os`] does; other arguments are the application's, and nothing behind `--` is
-    /// looked at. Without a file the settings are the environment's and the defaults.
+    /// looked at. Without a file the settings are the environment's and the defaults; if then an
+    /// argument ends in `.conf`, that is worth a warning.
     ///
     /// # Errors
     /// `-i` without a file, and all that [`from_file`](Self::from_file) refuses.
     pub fn from_args(args: impl IntoIterator<Item = impl Into<OsString>>) -> Result<Self, Error> {
         let mut args = args.into_iter().map(Into::into).skip(1);
-        let mut file = None;
+        let (mut file, mut stray) = (None, None);
         while let Some(arg) = args.next().filter(|arg| arg != "--") {
             let text = arg.to_string_lossy();
             let glued = text.strip_prefix("--config=").or_else(|| text.strip_prefix("-i"));
             let name = match (&*text, glued) {
                 ("-i" | "--config", _) => args.next().unwrap_or_default(),
                 (_, Some(name)) => name.into(),
-                (_, None) => continue,
+                (_, None) => {
+                    stray = stray.or_else(|| text.ends_with(".conf").then(|| value::visible(&text)));
+                    continue;
+                }
             };
             if name.is_empty() {
                 let want = "needs the name of the configuration file, as in -i test.conf";
@@ -74,7 +78,11 @@ impl MprpcConfig {
             }
             file = Some(name);
         }
-        file.map_or_else(|| Self::default().with_environment(), Self::from_file)
+        let mut config = file.map_or_else(|| Self::default().with_environment(), Self::from_file)?;
+        let stray = stray.filter(|_| config.file.is_none());
+        let warning = |arg| format!("command line: {arg} is not read; -i {arg} makes it the configuration");
+        config.warnings.extend(stray.map(warning));
+        Ok(config)
     }
 
     /// Reads a file, then the environment over it.
