@@ -59,7 +59,7 @@ fn main() -> ExitCode {
         let results = users.login_batch(&vec![LoginRequest::new(); CALLS]);
         let good = results.into_iter().collect::<Result<Vec<_>, Error>>()?.len();
         println!(
-            "{good} calls that take {LOOK_UP:?} each, on {} worker thread: {:.0?}",
+            "{good} calls that take {LOOK_UP:?} each, worker_threads = {}: {:.0?}",
             app.settings().worker_threads,
             began.elapsed()
         );
