@@ -229,7 +229,12 @@ fn start_errors_are_one_line_and_a_status() {
     let (status, lines) = example("callee", &dir, &[("rpcserverport", &port)]).finish(SOON);
     assert_eq!(status.code(), Some(1), "{lines:?}");
     let said = |part: &str| lines.iter().any(|line| line.contains(part));
-    assert!(said(&port) && said("rpcserverport"), "{lines:?}");
+    assert!(said(&port) && said("rpcserverport; port 0 takes any free one"), "{lines:?}");
+
+    // Kept free for documentation, RFC 5737: no machine's own.
+    let (status, lines) = example("callee", &dir, &[("rpcserverip", "192.0.2.1")]).finish(SOON);
+    assert_eq!(status.code(), Some(1), "{lines:?}");
+    assert!(lines.len() == 1 && lines[0].contains("want an address of this machine"), "{lines:?}");
 }
 
 #[test]

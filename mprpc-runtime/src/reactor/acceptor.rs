@@ -56,8 +56,12 @@ impl Acceptor {
     /// The address is in use or not ours; the text names the settings to change.
     pub fn bind(addr: SocketAddr, backlog: u32) -> Result<Self, Error> {
         Self::listen(addr, backlog).map_err(|error| {
-            let settings = "rpcserverip, rpcserverport; port 0 takes any free one";
-            Error::Io(format!("cannot listen on {addr} ({settings})"), error)
+            let hint = match error.kind() {
+                ErrorKind::AddrInUse => "; port 0 takes any free one",
+                ErrorKind::AddrNotAvailable => "; want an address of this machine, or 0.0.0.0 for all",
+                _ => "",
+            };
+            Error::Io(format!("cannot listen on {addr} (rpcserverip, rpcserverport{hint})"), error)
         })
     }
 
