@@ -137,7 +137,7 @@ impl Drop for Ticket {
     fn drop(&mut self) {
         if let Some(route) = self.route.take() {
             route.send(
-                Err(Status::internal("the handler ended without an answer")),
+                Err(Status::internal("no answer: the handler panicked, or dropped its reply")),
                 (0, 0),
                 &ReplyExtras::default(),
                 None,

@@ -55,7 +55,9 @@ fn a_failed_and_a_dropped_call_are_answered() {
     server.feed(&request(1, "Nope", b""));
     assert_eq!(server.reply().1.code, code(Code::Unimplemented));
     server.feed(&request(2, "Drop", b""));
-    assert_eq!(server.reply().1.code, code(Code::Internal));
+    let dropped = server.reply().1;
+    assert_eq!(dropped.code, code(Code::Internal));
+    assert!(dropped.text.contains("panicked, or dropped its reply"), "{}", dropped.text);
     server.feed(&raw(Kind::Request as u8, END, 3, &request(3, "Echo", b"")[20..], b"\xff"));
     assert_eq!(server.reply().1.code, code(Code::InvalidArgument));
     server.feed(&request(4, "Later", b""));
