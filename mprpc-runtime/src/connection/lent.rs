@@ -3,6 +3,7 @@
 use std::{
     cell::{Cell, RefCell},
     ptr,
+    sync::Arc,
 };
 
 use bytes::Bytes;
@@ -25,6 +26,20 @@ thread_local! {
     static TO: Cell<Option<(usize, ConnId, u64)>> = const { Cell::new(None) };
     static LENT: RefCell<Lent> =
         const { RefCell::new(Lent { answers: Vec::new(), pieces: Vec::new(), answered: Vec::new() }) };
+    /// The way to the mailbox that the call before needs no more: to count another would cost a short call much.
+    static WAY: Cell<Option<Arc<Mailbox>>> = const { Cell::new(None) };
+}
+
+/// A way to `mailbox` for a call that may answer here.
+pub(super) fn way(mailbox: &Arc<Mailbox>) -> Arc<Mailbox> {
+    let left = WAY.with(Cell::take).filter(|way| Arc::ptr_eq(way, mailbox));
+    left.unwrap_or_else(|| mailbox.clone())
+}
+
+/// Leaves the way of a call that was answered here to the next one.
+pub(super) fn leave_way(way: Arc<Mailbox>) {
+    // A ticket may be dropped as the last of its thread.
+    let _ = WAY.try_with(|left| left.set(Some(way)));
 }
 
 /// Lets calls of `conn` with ids above `above` answer here, until `reclaim`.

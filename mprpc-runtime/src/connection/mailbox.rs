@@ -162,19 +162,20 @@ impl Mailbox {
         self.answer_with(conn, call, failed, |out, _| write(out));
     }
 
-    /// The same where `write` may also append the answer's frame piece by piece.
+    /// The same where `write` may also append the answer's frame piece by piece. Returns whether it needed no post.
     pub(super) fn answer_with(
         &self,
         conn: ConnId,
         call: u64,
         failed: bool,
         write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>),
-    ) {
+    ) -> bool {
         if lent::takes(self, conn, call) {
             lent::answer(call, failed, write);
             // Counted by `reclaim`: that the call was begun is not told before that either.
             let in_turn = self.in_turn.load(Ordering::Relaxed) + 1;
-            return self.in_turn.store(in_turn, Ordering::Relaxed);
+            self.in_turn.store(in_turn, Ordering::Relaxed);
+            return true;
         }
         let mut inner = self.lock();
         self.end(1);
@@ -186,6 +187,7 @@ impl Mailbox {
             inner.push(conn, Command::Answer { call, failed, pieces }, start);
             self.release(inner);
         }
+        false
     }
 
     /// Counts calls that were answered. Only under the lock.

@@ -8,6 +8,7 @@ use protobuf::MessageDyn;
 use super::{
     Body, ConnId, Mailbox, Metadata, Share,
     call::{CAN_BE_WRITTEN, Failure, MAX_METADATA, Outcome, Received, append_message},
+    lent,
     links::{self, Links},
 };
 use crate::{
@@ -179,21 +180,25 @@ impl Route {
                 let failed = result.is_err();
                 let size = size as usize;
                 // A small part of a large request must not keep all of it until the peer has taken the answer.
-                if size >= links::LARGE
+                let here = if size >= links::LARGE
                     && size >= request / 2
                     && wire == Wire::Mux
                     && let Ok(message) = &result
                     && let Some(pieces) = linked_response(call, *message, size, extras, stages)
                 {
-                    return mailbox.answer_with(conn, call, failed, |_, out| out.extend(pieces));
+                    mailbox.answer_with(conn, call, failed, |_, out| out.extend(pieces))
+                } else {
+                    mailbox.answer_with(conn, call, failed, |out, _| {
+                        spare::provide(out, ROOM + size + extras.attachment.len());
+                        match wire {
+                            Wire::Mux => append_response(out, call, &result, extras, stages),
+                            Wire::Legacy(_) => append_bare(out, &result),
+                        }
+                    })
+                };
+                if here {
+                    lent::leave_way(mailbox);
                 }
-                mailbox.answer(conn, call, failed, |out| {
-                    spare::provide(out, ROOM + size + extras.attachment.len());
-                    match wire {
-                        Wire::Mux => append_response(out, call, &result, extras, stages),
-                        Wire::Legacy(_) => append_bare(out, &result),
-                    }
-                });
             }
             Self::Watched(watched) => {
                 let (mut ticket, watcher) = *watched;

@@ -23,6 +23,7 @@ use super::{
     Command, ConnId, Connection, Dispatch, Intent, Mailbox, Quota, SmallAddr, Ticket,
     calls::Calls,
     cancel::CancelToken,
+    lent,
     patience::{Farewell, Haste, Late, Watch},
     quota::GRAIN,
 };
@@ -259,7 +260,7 @@ impl ServerConnection {
     /// Counts a call that begins and gives the right to answer it.
     fn begin(&mut self, call: u64, wire: Wire, max_body: u32, body: usize) -> Ticket {
         self.begun += 1;
-        let mut ticket = Ticket::new(self.mailbox.clone(), self.id, call, wire, max_body);
+        let mut ticket = Ticket::new(lent::way(&self.mailbox), self.id, call, wire, max_body);
         if body >= GRAIN {
             ticket.hold(self.settings.memory.hold(body));
         }
