@@ -21,6 +21,7 @@ use super::{
     Accept, LogLimit, Pool,
     door::{Backlog, Door},
     pool::join,
+    reset,
 };
 use crate::error::Error;
 
@@ -153,8 +154,10 @@ impl Porter {
         }
         // Locked for writing, or a reactor that accepts at this moment would get the descriptor, and keep it.
         let listener = self.door.listener.write().unwrap_or_else(PoisonError::into_inner);
-        if self.spare.take().is_some() {
-            drop(listener.as_ref().map(TcpListener::accept));
+        if self.spare.take().is_some()
+            && let Some(Ok((stream, _))) = listener.as_ref().map(TcpListener::accept)
+        {
+            reset(&stream);
         }
         self.spare = spare();
     }
@@ -207,7 +210,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 #[cfg(test)]
 mod tests {
-    use std::net;
+    use std::{io::Read, net};
 
     use super::*;
     use crate::{
@@ -221,6 +224,41 @@ mod tests {
         fn accept(&self, _: ConnId, _: &Arc<Mailbox>, _: SocketAddr, _: Instant) -> Box<dyn Connection> {
             unreachable!("nobody is let in")
         }
+    }
+
+    #[test]
+    fn who_is_turned_away_is_reset() {
+        let pool = Pool::start("io", 1, &ReactorOptions::default()).unwrap();
+        let Acceptor { listener, addr, poll, waker, spare } =
+            Acceptor::bind(([127, 0, 0, 1], 0).into(), 16).unwrap();
+        let mut waits = net::TcpStream::connect(addr).unwrap();
+        waits.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let door = Arc::new(Door::new(listener, waker, &pool, Arc::new(Nobody), 1));
+        let mut porter = Porter { door, poll, spare, shortages: LogLimit::default() };
+        porter.turn_away(&io::Error::other("planted"));
+        let error = waits.read(&mut [0]).expect_err("a legacy caller takes an empty answer for a success");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn without_exclusive_events_the_thread_is_woken() {
+        let pool = Pool::start("io", 1, &ReactorOptions::default()).unwrap();
+        let acceptor = Acceptor::bind(([127, 0, 0, 1], 0).into(), 16).unwrap();
+        #[cfg(target_os = "linux")]
+        {
+            // What is there already cannot be added.
+            use rustix::event::epoll::{EventData, EventFlags, add};
+            let (reactor, data) = (pool.handles()[0].registry(), EventData::new_u64(0));
+            add(reactor, &acceptor.listener, data, EventFlags::empty()).unwrap();
+        }
+        let accepting = acceptor.run(&pool, Arc::new(Nobody), 0).unwrap();
+        for n in 1..=5 {
+            let mut stream = net::TcpStream::connect(accepting.addr).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+            assert_eq!(accepting.refused(), n);
+        }
+        assert!(accepting.stop(Duration::from_secs(10)));
     }
 
     #[test]

@@ -8,14 +8,13 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use mio::{Interest, Poll, Token, Waker, net::TcpListener, net::TcpStream};
 use rustix::io::Errno;
-use socket2::SockRef;
 
-use super::{Accept, Handle, LogLimit, Pool, event_loop::MAX_LINGERING, handle::Order};
+use super::{Accept, Handle, LogLimit, Pool, event_loop::MAX_LINGERING, handle::Order, reset};
 use crate::connection::Mailbox;
 
 /// The listener, the limits, and who may be sent where.
@@ -162,7 +161,10 @@ impl Door {
             let fewest = |handle: &&Handle| (handle.staying(), elsewhere(handle));
             // A reactor that has stopped has none, and would get them all.
             let running = self.handles.iter().filter(|handle| !handle.mailbox().is_closed());
-            let Some(handle) = running.min_by_key(fewest) else { return Next::Refused };
+            let Some(handle) = running.min_by_key(fewest) else {
+                reset(&stream);
+                return Next::Refused;
+            };
             // Those that linger count: nobody may be refused because of them.
             let spare = self.handles.len() * MAX_LINGERING;
             let roomy = live + spare < max && (max_of_address == 0 || of_address + spare < max_of_address);
@@ -173,7 +175,7 @@ impl Door {
         if let Some(others) = refusals.pass(Instant::now()) {
             log::warn!("{peer} is refused: {reason}{others}");
         }
-        let _ = SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        reset(&stream);
         Next::Refused
     }
 

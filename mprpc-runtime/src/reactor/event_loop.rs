@@ -23,6 +23,7 @@ use super::{
     Accept, LogLimit, ReactorOptions, TURN,
     door::{DOOR, Door},
     handle::{Order, REACTOR, next_id},
+    reset,
     slot::{End, Slot, Turn},
 };
 use crate::{
@@ -308,6 +309,7 @@ impl EventLoop {
             None => {
                 // Or the next connection to answer would send out what this one left behind.
                 self.mailbox.reclaim(&mut Output::default(), |_, _| {});
+                reset(&slot.stream);
                 self.remove(id, Some(&io::Error::other("a panic in the connection")));
             }
         }

@@ -6,7 +6,7 @@ use std::{
     mem,
     net::{Shutdown, SocketAddr},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use mio::{Interest, Registry, Token, event::Event, net::TcpStream};
@@ -14,9 +14,8 @@ use rustix::{
     buffer::spare_capacity,
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
-use socket2::SockRef;
 
-use super::{Accept, handle::Place, timers::Timers};
+use super::{Accept, handle::Place, reset, timers::Timers};
 use crate::{
     connection::{Command, ConnId, Connection, Intent, SmallAddr},
     wire::{
@@ -377,8 +376,7 @@ impl Slot {
             self.connection.output().clear();
         }
         if intent == Intent::Reset {
-            // To linger for no time makes the close a reset. Fails only on a socket that is dead.
-            let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+            reset(&self.stream);
             return Err(End::Closed);
         }
         if !self.connection.output().is_empty() {
