@@ -670,13 +670,45 @@ fn the_fin_of_who_lingers_is_seen_in_a_later_turn() {
 }
 
 #[test]
+fn who_is_worked_on_twice_before_it_lingers_wakes_nobody() {
+    let server = Server::start(1);
+    let held = server.client();
+    round_trip(&held, b"a").unwrap();
+    let (id, mailbox) = server.accept.made.lock().unwrap()[0].clone();
+    let hold = || {
+        let (open, gate) = mpsc::channel::<()>();
+        mailbox.post(id, Command::Custom(Box::new(gate)), |_| {});
+        open
+    };
+    // The second is come to late in the same turn, so the connection, at the beginning of the next one.
+    let first = hold();
+    thread::sleep(Duration::from_millis(20));
+    let second = hold();
+    first.send(()).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    let mut client = server.client();
+    // As much as is read in one go: there may be more, and the turn is long enough to look.
+    client.write_all(&[b'F'; 64 << 10]).unwrap();
+    thread::sleep(Duration::from_millis(20));
+    second.send(()).unwrap();
+    client.read_exact(&mut [0; 64 << 10]).unwrap();
+    assert_eq!(client.read(&mut [0]).unwrap(), 0);
+    thread::sleep(Duration::from_millis(50));
+    let turns = || server.accept.turns.load(Ordering::Relaxed);
+    let before = turns();
+    drop(client);
+    thread::sleep(Duration::from_millis(50));
+    assert_eq!(turns(), before, "nobody was woken");
+}
+
+#[test]
 fn who_lingers_ends_in_its_own_time_and_is_not_reset() {
     let server = Server::start(1);
     let say = |stream: &mut TcpStream, text: &[u8]| stream.write_all(text).unwrap();
     let mut streams: Vec<TcpStream> = (0..100).map(|_| server.client()).collect();
     streams.iter_mut().for_each(|stream| say(stream, b"F"));
     thread::sleep(Duration::from_millis(100));
-    streams.iter_mut().for_each(|stream| say(stream, b"unasked for"));
+    streams.iter_mut().for_each(|stream| say(stream, &[b'x'; 100_000]));
     until(|| server.pool.connections() == 0);
     for mut stream in streams {
         let mut got = Vec::new();

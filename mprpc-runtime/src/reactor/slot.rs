@@ -167,9 +167,11 @@ impl Slot {
 
     /// Has `registry` tell of what happens on the socket from now on, and of what happened already.
     pub(super) fn watch(&mut self, registry: &Registry) -> io::Result<()> {
-        if mem::replace(&mut self.watch, Watch::On) == Watch::On {
+        // One that lingers may have been named twice.
+        if self.watch != Watch::New {
             return Ok(());
         }
+        self.watch = Watch::On;
         let both = Interest::READABLE | Interest::WRITABLE;
         registry.register(&mut self.stream, Token(self.id.0 as usize), both)
     }
@@ -226,6 +228,7 @@ impl Slot {
             if self.watch == Watch::Off {
                 // To close with unread input would be to reset.
                 self.look(turn)?;
+                self.read(1024, usize::MAX, turn)?;
             }
             self.timer = None;
             if self.connection.next_timeout().is_some_and(|at| at <= turn.now) {
