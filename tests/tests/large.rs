@@ -98,6 +98,14 @@ fn serve(inline: bool, settings: &[(&str, &str)]) -> (RunningProvider, Arc<Blobs
     (provider, blobs, stub.with(CallOptions::new().timeout(LONG)))
 }
 
+/// Appends a request.
+fn ask(bytes: &mut Vec<u8>, call: u64, request: &Blob) {
+    let meta = RequestMeta { service: "mprpc.tests.EchoService", method: "EchoBlob", ..Default::default() };
+    let start = start_frame(bytes, Kind::Request, END, call, |out| meta.encode(out));
+    request.write_to_vec(bytes).unwrap();
+    finish_frame(bytes, start);
+}
+
 fn until(what: &str, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
@@ -142,6 +150,69 @@ fn an_attachment_follows_the_field_and_a_request_that_is_repeated_is_whole() {
 }
 
 #[test]
+fn one_value_in_two_fields_and_one_of_either_kind_come_back_whole() {
+    for inline in [true, false] {
+        let (_provider, _, stub) = serve(inline, &[]);
+        let (data, raw) = (Bytes::from(some(MIB)), Bytes::from(some(100_000)));
+        let mut sent = Blob { data: data.clone(), again: data, ..Default::default() };
+        for n in 0..3 {
+            match n {
+                0 => {}
+                1 => sent.set_raw(raw.clone()),
+                _ => sent.set_raw(sent.data.clone()),
+            }
+            assert!(stub.echo_blob(&sent).unwrap() == sent, "{n}");
+            assert!(stub.echo_blob_start(&sent).wait().unwrap() == sent, "{n}");
+        }
+    }
+}
+
+#[test]
+fn an_answer_that_is_half_out_leaves_whole_though_its_call_is_cancelled_or_the_server_stops() {
+    for inline in [true, false] {
+        let (provider, blobs, _) = serve(inline, &[("max_output", "100M"), ("max_body", "64M")]);
+        let mut peer = TcpStream::connect(provider.addr()).unwrap();
+        peer.set_read_timeout(Some(LONG)).unwrap();
+        let mut bytes = Vec::new();
+        Hello { version: 1, instance: 42, ..Default::default() }.write(&mut bytes);
+        // The first is more than the socket takes.
+        let sizes = [16 * MIB, 200_000];
+        for (call, size) in (1..).zip(sizes) {
+            ask(&mut bytes, call, &Blob { reply_bytes: size as u32, ..Default::default() });
+            peer.write_all(&std::mem::take(&mut bytes)).unwrap();
+            until("the call ran", || blobs.needed().len() == call as usize);
+        }
+        for call in [1, 2] {
+            let start = start_frame(&mut bytes, Kind::Cancel, 0, call, |_| {});
+            finish_frame(&mut bytes, start);
+        }
+        peer.write_all(&bytes).unwrap();
+        thread::sleep(Duration::from_millis(50));
+        let stopping = thread::spawn(move || provider.stop());
+        thread::sleep(Duration::from_millis(50));
+        let mut sent = Vec::new();
+        peer.read_to_end(&mut sent).unwrap();
+        drop(peer);
+        stopping.join().unwrap().unwrap();
+        let (mut rest, mut lens) = (&sent[..], Vec::new());
+        while !rest.is_empty() {
+            let header =
+                Header::decode(rest.first_chunk::<HEADER_LEN>().expect("a whole header")).unwrap().unwrap();
+            let (frame, others) = rest.split_at_checked(header.frame_len()).expect("a whole frame");
+            rest = others;
+            if header.kind == Kind::Response as u8 {
+                let body = &frame[HEADER_LEN + usize::from(header.meta_len)..];
+                let blob = Blob::parse_from_bytes(body).unwrap();
+                assert!(blob.data == some(blob.data.len()));
+                lens.push(blob.data.len());
+            }
+        }
+        assert_eq!(lens[0], sizes[0], "it was half out");
+        until("the peer has all", || blobs.needed() == [false; 2]);
+    }
+}
+
+#[test]
 fn a_request_is_let_go_when_its_call_has_ended() {
     let (_provider, _, stub) = serve(true, &[]);
     let (data, needed) = watched(MIB);
@@ -170,14 +241,10 @@ fn an_answer_is_held_until_the_peer_has_it_unless_its_request_or_what_is_beside_
             (0, 200_000, 5000),
         ];
         for (call, (data, reply, beside)) in (1..).zip(requests) {
-            let meta =
-                RequestMeta { service: "mprpc.tests.EchoService", method: "EchoBlob", ..Default::default() };
-            let start = start_frame(&mut bytes, Kind::Request, END, call, |out| meta.encode(out));
             let mut request =
                 Blob { data: some(data).into(), reply_bytes: reply as u32, ..Default::default() };
             request.mut_unknown_fields().add_length_delimited(100, some(beside));
-            request.write_to_vec(&mut bytes).unwrap();
-            finish_frame(&mut bytes, start);
+            ask(&mut bytes, call, &request);
             // One after the other, for the workers would run them at once.
             peer.write_all(&std::mem::take(&mut bytes)).unwrap();
             until("the call ran", || blobs.needed().len() == call as usize);
