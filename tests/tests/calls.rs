@@ -2,6 +2,8 @@
 
 use std::{
     collections::BTreeSet,
+    io::{ErrorKind, Read, Write},
+    net::TcpStream,
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
     time::{Duration, Instant},
@@ -10,6 +12,7 @@ use std::{
 use mprpc_runtime::{
     Answered, Arrived, CallOptions, CancelToken, ClientInterceptor, Code, Ended, Error, InProcessChannel,
     MprpcChannel, MprpcController, Pending, ServerInterceptor, Stages, Status,
+    wire::{Dialect, legacy},
 };
 use mprpc_tests::{
     echo::{Echo, app, serve},
@@ -780,4 +783,17 @@ fn calls_in_process_end_at_their_deadline_and_by_cancel() {
     pending.cancel();
     assert_eq!(pending.wait().unwrap_err().code(), Code::Cancelled);
     assert_eq!(stub.later(&nap(10)).unwrap().text, "later");
+}
+
+#[test]
+fn a_legacy_call_that_is_cut_when_the_provider_stops_is_reset() {
+    let (provider, _) = serve(&app(&[("drain_timeout", "300ms")]));
+    let mut peer = TcpStream::connect(provider.addr()).unwrap();
+    let mut request = Vec::new();
+    legacy::write_request_head(&mut request, Dialect::LittleEndian, "EchoService", "Forget", 0);
+    peer.write_all(&request).unwrap();
+    thread::sleep(Duration::from_millis(50));
+    provider.stop().unwrap_err();
+    let error = peer.read(&mut [0]).expect_err("an empty answer would pass for a message of defaults");
+    assert_eq!(error.kind(), ErrorKind::ConnectionReset);
 }

@@ -366,6 +366,7 @@ impl Drop for EventLoop {
         self.mailbox.close(&mut posts);
         let error = io::Error::other("the reactor has stopped");
         for id in self.ids() {
+            guarded(|| self.slots.get_mut(&id).into_iter().for_each(|slot| slot.cut(self.turn.now)));
             self.remove(id, Some(&error));
         }
         posts.drain(|_, command, _| {

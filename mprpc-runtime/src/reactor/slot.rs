@@ -221,6 +221,16 @@ impl Slot {
         turn.touch(self);
     }
 
+    /// Has the close that follows be a reset where an end without a word would pass for an answer.
+    pub(super) fn cut(&mut self, now: Instant) {
+        if self.accept.is_some() {
+            self.connection.post(Command::Close("the reactor has stopped"), &[], now);
+        }
+        if self.connection.intent() == Intent::Reset {
+            reset(&self.stream);
+        }
+    }
+
     /// The entry for `at` came up. The connection may want a later time by now, or an earlier
     /// entry was added, in which case this one counts no more.
     pub(super) fn timeout(&mut self, at: Instant, turn: &mut Turn) -> Result<(), End> {
