@@ -5,7 +5,7 @@ use std::{
     io::{self, ErrorKind},
     net::{IpAddr, Ipv6Addr, SocketAddr},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError, Weak,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Instant,
@@ -33,7 +33,7 @@ pub(super) struct Door {
     pub(super) max_connections: AtomicUsize,
     /// Of one address; 0 is no limit.
     pub(super) max_of_address: AtomicUsize,
-    /// Held while one is let in or not, so that the limits are exact.
+    /// Held from the accept until one is let in or not: the limits are exact, and who came first is in.
     refusals: Mutex<LogLimit>,
 }
 
@@ -94,13 +94,19 @@ impl Door {
         poll.registry().register(listener, DOOR, Interest::READABLE)
     }
 
-    /// Accepts one who waits; `here` is the reactor that asks.
+    /// Accepts one who waits; `here` is the reactor that asks, which does not wait for others to have done so.
     fn next(&self, here: Option<&Arc<Mailbox>>) -> Next<'_> {
-        loop {
-            let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
-            let Some(listener) = &*listener else { return Next::Nobody };
+        let mut refusals = match here.map(|_| self.refusals.try_lock()) {
+            None => self.refusals.lock().unwrap_or_else(PoisonError::into_inner),
+            Some(Ok(refusals)) => refusals,
+            Some(Err(TryLockError::Poisoned(error))) => error.into_inner(),
+            Some(Err(TryLockError::WouldBlock)) => return Next::Busy,
+        };
+        let listener = self.listener.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(listener) = &*listener else { return Next::Nobody };
+        for _ in 0..BATCH {
             match listener.accept() {
-                Ok((stream, peer)) => return self.admit(stream, peer, here),
+                Ok((stream, peer)) => return self.admit(stream, peer, here, &mut refusals),
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Nobody,
                 Err(error) => match Errno::from_io_error(&error) {
                     Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
@@ -111,6 +117,7 @@ impl Door {
                 },
             }
         }
+        Next::Busy
     }
 
     /// What the thread does: accepts some, whatever comes.
@@ -118,7 +125,7 @@ impl Door {
         for _ in 0..BATCH {
             match self.next(None) {
                 Next::Stream(handle, order) => handle.order(order),
-                Next::Refused => {}
+                Next::Refused | Next::Busy => {}
                 Next::Nobody => return Backlog::Empty,
                 Next::Short(error) => return Backlog::Short(error),
             }
@@ -136,7 +143,7 @@ impl Door {
             match self.next(Some(here)) {
                 Next::Stream(handle, order) => place(handle, order),
                 Next::Nobody => return,
-                Next::Short(_) => break,
+                Next::Short(_) | Next::Busy => break,
                 Next::Refused => {
                     self.alone.store(true, Ordering::Relaxed);
                     break;
@@ -146,8 +153,13 @@ impl Door {
         self.wake();
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr, here: Option<&Arc<Mailbox>>) -> Next<'_> {
-        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+    fn admit(
+        &self,
+        stream: TcpStream,
+        peer: SocketAddr,
+        here: Option<&Arc<Mailbox>>,
+        refusals: &mut LogLimit,
+    ) -> Next<'_> {
         let live: usize = self.handles.iter().map(Handle::connections).sum();
         let max = self.max_connections.load(Ordering::Relaxed);
         let max_of_address = self.max_of_address.load(Ordering::Relaxed);
@@ -223,6 +235,8 @@ enum Next<'a> {
     Stream(&'a Handle, Order),
     Refused,
     Nobody,
+    /// Another thread accepts one at this moment, or many failed.
+    Busy,
     /// Descriptors or memory are short.
     Short(io::Error),
 }

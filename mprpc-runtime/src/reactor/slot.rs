@@ -197,7 +197,8 @@ impl Slot {
 
     /// Looks for what came while nobody was told.
     pub(super) fn look(&mut self, turn: &mut Turn) -> Result<(), End> {
-        self.input = Input::Ready;
+        // Behind the bytes of a short read the FIN may lie, of which nobody tells.
+        (self.input, self.ending) = (Input::Ready, true);
         self.work(turn)
     }
 
