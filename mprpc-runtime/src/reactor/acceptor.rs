@@ -90,7 +90,7 @@ impl Acceptor {
     /// reactor that has the fewest; while they have `max_connections` or more, further ones are reset.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// The system gives no thread, or refuses a setting of the listener.
     pub fn run(
         self,
         pool: &Pool,
@@ -98,10 +98,10 @@ impl Acceptor {
         max_connections: usize,
     ) -> Result<Accepting, Error> {
         let addr = self.addr;
-        #[cfg(target_os = "linux")]
-        let _ = SockRef::from(&self.listener).set_tcp_user_timeout(Some(pool.user_timeout));
-        let door = Arc::new(Door::new(self.listener, self.waker, pool, accept, max_connections));
         let failed = |error| Error::Io("cannot start to accept".into(), error);
+        #[cfg(target_os = "linux")]
+        SockRef::from(&self.listener).set_tcp_user_timeout(Some(pool.user_timeout)).map_err(failed)?;
+        let door = Arc::new(Door::new(self.listener, self.waker, pool, accept, max_connections));
         door.open(&self.poll).map_err(failed)?;
         let porter =
             Porter { door: door.clone(), poll: self.poll, spare: self.spare, shortages: LogLimit::default() };

@@ -24,7 +24,8 @@ use super::{
     door::{DOOR, Door},
     handle::{Order, REACTOR, next_id},
     reset,
-    slot::{End, Slot, Turn},
+    slot::{End, Slot},
+    turn::Turn,
 };
 use crate::{
     connection::{

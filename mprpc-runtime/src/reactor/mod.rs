@@ -82,6 +82,7 @@ mod handle;
 mod pool;
 mod slot;
 mod timers;
+mod turn;
 
 pub use acceptor::{Accepting, Acceptor};
 pub use handle::{Handle, Make};

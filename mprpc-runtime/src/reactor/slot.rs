@@ -1,7 +1,6 @@
 //! One connection of a reactor: the socket, what is known of its readiness, the state machine.
 
 use std::{
-    collections::VecDeque,
     io::{self, ErrorKind, IoSlice, Read},
     mem,
     net::{Shutdown, SocketAddr},
@@ -15,13 +14,15 @@ use rustix::{
     net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg},
 };
 
-use super::{Accept, handle::Place, reset, timers::Timers};
+use super::{
+    Accept,
+    handle::Place,
+    reset,
+    turn::{READ_BYTES, Turn},
+};
 use crate::{
     connection::{Command, ConnId, Connection, Intent, SmallAddr},
-    wire::{
-        buf::{Output, PIECES},
-        spare,
-    },
+    wire::buf::PIECES,
 };
 
 pub(super) struct Slot {
@@ -37,7 +38,7 @@ pub(super) struct Slot {
     ending: bool,
     /// An error was announced, and not seen yet.
     failed: bool,
-    queued: bool,
+    pub(super) queued: bool,
     watch: Watch,
     /// The connection's valid entry among the timers.
     pub(super) timer: Option<Instant>,
@@ -83,53 +84,6 @@ pub(super) enum End {
 impl From<io::Error> for End {
     fn from(error: io::Error) -> Self {
         Self::Lost(error)
-    }
-}
-
-/// What the connections of a reactor share while it takes a turn.
-pub(super) struct Turn {
-    pub(super) now: Instant,
-    /// Connections to be worked on.
-    pub(super) queue: VecDeque<ConnId>,
-    pub(super) timers: Timers,
-    /// Connections to be watched from now on, or no longer.
-    pub(super) rewatch: Vec<ConnId>,
-    scratch: Vec<u8>,
-    /// Memory for output, lent to connections that have some.
-    spares: Vec<Vec<u8>>,
-}
-
-impl Turn {
-    pub(super) fn new() -> Self {
-        let now = Instant::now();
-        Self {
-            now,
-            queue: VecDeque::new(),
-            timers: Timers::new(now),
-            rewatch: Vec::new(),
-            scratch: vec![0; READ_BYTES],
-            spares: Vec::new(),
-        }
-    }
-
-    pub(super) fn touch(&mut self, slot: &mut Slot) {
-        if !mem::replace(&mut slot.queued, true) {
-            self.queue.push_back(slot.id);
-        }
-    }
-
-    fn lend(&mut self, output: &mut Output) {
-        if output.buffer().capacity() == 0 {
-            output.provide(self.spares.pop().unwrap_or_default());
-        }
-    }
-
-    fn keep(&mut self, output: &mut Output) {
-        match output.reclaim() {
-            Some(memory) if memory.capacity() > SPARE_BYTES => spare::keep(memory),
-            Some(memory) if self.spares.len() < SPARES => self.spares.push(memory),
-            _ => {}
-        }
     }
 }
 
@@ -408,11 +362,5 @@ impl Slot {
     }
 }
 
-/// What one connection may read before others have their turn; also the size of one read.
-const READ_BYTES: usize = 64 << 10;
 const READS: usize = 16;
 const WRITES: usize = 16;
-
-/// At most 4 MiB of memory for output stay here after a burst; buffers of large frames are kept elsewhere.
-const SPARES: usize = 16;
-const SPARE_BYTES: usize = 256 << 10;

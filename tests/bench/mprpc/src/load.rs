@@ -23,9 +23,9 @@ pub(crate) fn run(app: &MprpcApplication, load: Load) -> Result<(), Error> {
         let (stub, shared) = (dial(), load.options.is("callers", "shared"));
         load.run_threads(|| {
             let stub = stub.clone();
-            move || match shared {
-                false => login_answer(&stub.login(&login())),
-                true => login_answer(&stub.login_start(&login()).wait()),
+            move || {
+                let request = login();
+                login_answer(&if shared { stub.login_start(&request).wait() } else { stub.login(&request) })
             }
         });
     }
