@@ -1,13 +1,13 @@
 //! Several providers, some of which stop, hang, restart or leave: which of them get calls, and what callers see.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{ErrorKind, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
         mpsc,
     },
     thread,
@@ -491,6 +491,66 @@ fn a_registry_that_suddenly_lists_nobody_or_half_is_doubted_while_they_answer() 
     registry.list(&addrs[1..3]);
     let counts = answers(&stub, 200);
     assert!(counts.len() == 2, "{counts:?}");
+}
+
+/// A registry that says when its answer changes, and counts how often it is asked for it.
+#[derive(Default)]
+struct Counted {
+    listed: Listed,
+    edition: AtomicU64,
+    asked: AtomicUsize,
+}
+
+impl Registry for Counted {
+    fn publish(&self, _: Publication) -> Result<(), Error> {
+        Ok(())
+    }
+    fn drain(&self, _: SocketAddr, _: Instant) {}
+    fn withdraw(&self, _: SocketAddr, _: Instant) {}
+    fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.listed.lookup(service, deadline)
+    }
+    fn edition(&self) -> Option<u64> {
+        Some(self.edition.load(Ordering::SeqCst))
+    }
+}
+
+#[test]
+fn a_registry_is_asked_again_only_when_its_edition_changes() {
+    let app = app(&[]);
+    let [one, two, three] = [0; 3].map(|_| named(&app));
+    let registry = Arc::new(Counted::default());
+    let list = |addrs: &[SocketAddr]| {
+        registry.listed.list(addrs);
+        registry.edition.fetch_add(1, Ordering::SeqCst);
+    };
+    list(&[one.addr()]);
+    let channel = MprpcChannel::on(&app, registry.clone()).with_balance(Policy::RoundRobin);
+    let stub = EchoServiceRpc_Stub::new(channel);
+    // Calls one after the other, each started by the callback of the one before, find the newest answer, too.
+    let chained = || {
+        let (told, names) = mpsc::channel();
+        let (next, again) = (stub.clone(), told.clone());
+        stub.echo_async(&text("x"), move |reply| {
+            told.send(reply.expect("an answer").text).expect("the test waits");
+            next.echo_async(&text("x"), move |reply| {
+                again.send(reply.expect("an answer").text).expect("the test waits");
+            });
+        });
+        names.iter().take(2).collect::<BTreeSet<String>>()
+    };
+    assert_eq!(answers(&stub, 20).len(), 1);
+    assert_eq!(chained().len(), 1);
+    assert_eq!(registry.asked.load(Ordering::SeqCst), 1);
+    list(&[one.addr(), two.addr()]);
+    assert_eq!(chained().len(), 2, "in turn");
+    assert_eq!(answers(&stub, 20).len(), 2);
+    list(&[one.addr(), two.addr(), three.addr()]);
+    assert_eq!(answers(&stub, 30).len(), 3);
+    list(&[two.addr(), three.addr()]);
+    assert_eq!((chained().len(), answers(&stub, 30).len()), (2, 2));
+    assert_eq!(registry.asked.load(Ordering::SeqCst), 4);
 }
 
 #[test]

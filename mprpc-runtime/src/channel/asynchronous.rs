@@ -47,6 +47,8 @@ pub(super) struct AsyncCall {
     links: Links,
     /// What the head of that request says, if a request of the next call may begin with the same one.
     head: Option<(&'static MethodDescriptor, Duration)>,
+    /// The state of the service in which it is so placed for sure, while the peer is well.
+    sole: Option<u64>,
     /// Where the present attempt goes, and on which connection.
     placed: Option<Placed>,
     shared: Option<Arc<Shared>>,
@@ -102,6 +104,7 @@ impl AsyncCall {
                 message: 0..0,
                 links: Links::new(),
                 head: None,
+                sole: None,
                 placed: None,
                 shared: None,
                 guard: None,
@@ -114,6 +117,16 @@ impl AsyncCall {
     fn place(&mut self) -> Result<bool, Failure> {
         let (service, first) = self.channel.service(self.attempts.method);
         let now = self.attempts.since;
+        let sole = service.sole(&*self.channel.shared.registry);
+        if let Some(placed) = &mut self.placed
+            && self.sole.is_some()
+            && self.sole == sole
+            && placed.peer.health.is_up()
+        {
+            placed.again(now, false);
+            return Ok(first);
+        }
+        self.sole = sole;
         self.channel.pick(service, &self.attempts, |peer, measured| match &mut self.placed {
             Some(placed) if Arc::ptr_eq(&placed.peer, peer) => placed.again(now, measured),
             placed => {

@@ -28,6 +28,10 @@ use crate::{
 pub(super) struct ServiceState {
     pub(super) name: ServiceName,
     known: RwLock<Known>,
+    /// The registry's edition that `known` is as of.
+    edition: AtomicU64,
+    /// Of `known`, if all calls go to one peer while that is well; else 0. No two are the same, of whatever service.
+    sole: AtomicU64,
     seed: u64,
     turn: AtomicU64,
 }
@@ -65,11 +69,13 @@ impl ServiceState {
             short: method.short_service().to_owned(),
             methods: Vec::new(),
         };
-        Self { name, known: RwLock::default(), seed: random(), turn: AtomicU64::new(0) }
+        let (known, edition) = (RwLock::default(), AtomicU64::new(u64::MAX));
+        Self { name, known, edition, sole: AtomicU64::new(0), seed: random(), turn: AtomicU64::new(0) }
     }
 
     /// Chooses a peer for the next attempt of a call, which `place` places there; it is also told whether there
     /// are others. One that is known to be bad, or failed this very call, is taken only if there is no other.
+    /// Of the registry only an edition is asked for that did not change.
     pub(super) fn pick<P>(
         &self,
         registry: &dyn Registry,
@@ -81,7 +87,8 @@ impl ServiceState {
     ) -> Result<P, Failure> {
         let now = call.since;
         let mut known = self.read();
-        if known.is_doubted(now) || !registry.is_newest(&self.name, &known.snapshot) {
+        let edition = registry.edition();
+        if known.is_doubted(now) || !self.is_as_of(edition) {
             drop(known);
             let snapshot = registry
                 .lookup(&self.name, deadline)
@@ -89,6 +96,10 @@ impl ServiceState {
             let mut old = self.known.write().unwrap_or_else(PoisonError::into_inner);
             if old.is_doubted(now) || !Arc::ptr_eq(&old.snapshot, &snapshot) {
                 old.renew(&self.name.full, &snapshot, now, peers);
+                self.sole.store(old.sole(), Ordering::Release);
+            }
+            if let Some(edition) = edition {
+                self.edition.store(edition, Ordering::Release);
             }
             drop(old);
             known = self.read();
@@ -119,6 +130,16 @@ impl ServiceState {
         Ok(place(&known.members[choice.index].peer, others))
     }
 
+    /// Names the state in which all calls go to one peer while that is well; `None` if this is no such state.
+    pub(super) fn sole(&self, registry: &dyn Registry) -> Option<u64> {
+        let sole = self.sole.load(Ordering::Acquire);
+        (sole != 0 && self.is_as_of(registry.edition())).then_some(sole)
+    }
+
+    fn is_as_of(&self, edition: Option<u64>) -> bool {
+        edition == Some(self.edition.load(Ordering::Acquire))
+    }
+
     /// Ejects a peer whose calls fail, if not too many are ejected already.
     pub(super) fn eject(&self, peer: &Peer, now: Instant) {
         if self.read().endpoints.eject(&peer.health, now, random()) {
@@ -135,6 +156,14 @@ impl Known {
     /// Whether it is time to look again whether those that the registry lost still answer.
     fn is_doubted(&self, now: Instant) -> bool {
         self.look_again.is_some_and(|at| now >= at)
+    }
+
+    /// See [`ServiceState::sole`].
+    fn sole(&self) -> u64 {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let [Member { endpoint, .. }] = &self.members[..] else { return 0 };
+        let every = endpoint.methods.is_none() && endpoint.weight > 0 && !endpoint.draining;
+        if every && self.look_again.is_none() { NEXT.fetch_add(1, Ordering::Relaxed) } else { 0 }
     }
 
     /// Takes over what the registry says. If it suddenly lists none, or lost half of those before,

@@ -136,9 +136,10 @@ pub trait Registry: Send + Sync {
         "the registry".into()
     }
 
-    /// Whether `lookup` would return this very snapshot, which spares who has it the look-up.
-    fn is_newest(&self, _service: &ServiceName, _snapshot: &Arc<Snapshot>) -> bool {
-        false
+    /// A number that changes with what `lookup` returns, for whichever service: who looked a service up after it was
+    /// read need not do so again while it stays. `None` has each call look up.
+    fn edition(&self) -> Option<u64> {
+        None
     }
 }
 

@@ -3,7 +3,10 @@
 use std::{
     collections::{HashMap, HashSet},
     net::SocketAddr,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -21,6 +24,8 @@ use crate::{
 #[derive(Default)]
 pub(super) struct Shared {
     snapshots: RwLock<HashMap<String, Arc<Snapshot>>>,
+    /// How many snapshots there ever were.
+    edition: AtomicU64,
     desk: Mutex<Desk>,
     news: Condvar,
 }
@@ -66,9 +71,8 @@ impl Shared {
         snapshots.get(service).cloned()
     }
 
-    pub(super) fn is_newest(&self, service: &str, snapshot: &Arc<Snapshot>) -> bool {
-        let snapshots = self.snapshots.read().unwrap_or_else(PoisonError::into_inner);
-        snapshots.get(service).is_some_and(|newest| Arc::ptr_eq(newest, snapshot))
+    pub(super) fn edition(&self) -> u64 {
+        self.edition.load(Ordering::Acquire)
     }
 
     /// Has the service looked up from now on; false if that is so already.
@@ -98,6 +102,8 @@ impl Shared {
         if new {
             let mut snapshots = self.snapshots.write().unwrap_or_else(PoisonError::into_inner);
             snapshots.insert(service.to_owned(), Arc::new(snapshot));
+            // Whoever sees it finds the snapshot.
+            self.edition.fetch_add(1, Ordering::Release);
         }
         let _desk = self.desk(); // or somebody could fall asleep between look and wait
         self.news.notify_all();

@@ -279,8 +279,8 @@ impl Registry for ZooKeeperRegistry {
         format!("ZooKeeper at {hosts}, {}{dir}", self.options.chroot)
     }
 
-    fn is_newest(&self, service: &ServiceName, snapshot: &Arc<Snapshot>) -> bool {
-        self.shared.is_newest(&service.full, snapshot)
+    fn edition(&self) -> Option<u64> {
+        Some(self.shared.edition())
     }
 }
 
