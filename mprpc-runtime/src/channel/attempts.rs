@@ -62,6 +62,7 @@ impl Failed {
 }
 
 impl Attempts {
+    #[inline]
     pub(super) fn new(call: &Call<'_>, default: Duration) -> Self {
         let began = reactor::now();
         let allowed = call.timeout(default);

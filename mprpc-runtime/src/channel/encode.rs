@@ -80,6 +80,7 @@ pub(super) fn fields(message: &dyn MessageDyn, size: u64, wire: Wire) -> Option<
 }
 
 /// Puts another message into a mux request that has no attachment, at `at`. Returns where it lies.
+#[inline]
 pub(super) fn replace(out: &mut Vec<u8>, at: usize, payload: &Payload<'_>) -> std::ops::Range<usize> {
     out.truncate(at);
     let message = append(out, payload);
@@ -89,6 +90,7 @@ pub(super) fn replace(out: &mut Vec<u8>, at: usize, payload: &Payload<'_>) -> st
 
 /// Refuses a request that nobody would take: that costs its call, and no connection. Gives the size
 /// of message and attachment.
+#[inline]
 pub(super) fn check(call: &Call<'_>, settings: &ClientSettings) -> Result<u64, Status> {
     let size = call.request.compute_size_dyn() + call.options.given().attachment.len() as u64;
     if size > u64::from(settings.max_body) {

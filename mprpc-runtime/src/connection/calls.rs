@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 /// A table for ids that only rise. Most calls end in about the order in which they began, so a
-/// queue with holes beats a hash map: no hashing, and an idle table holds no memory.
+/// queue with holes beats a hash map: no hashing, and an idle table holds little memory.
 #[derive(Debug)]
 pub struct Calls<T> {
     queue: VecDeque<(u64, Option<T>)>,
@@ -56,11 +56,17 @@ impl<T> Calls<T> {
         while matches!(self.queue.front(), Some((_, None))) {
             self.queue.pop_front();
         }
-        if self.queue.is_empty() && (self.queue.capacity() == 1 || self.queue.capacity() > 64) {
-            // Of idle connections, which are many, most never had two calls at a time.
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }
         Some(call)
+    }
+
+    /// Gives back the memory of the last call, for connections that are many. Most never had two calls at a time.
+    pub fn tidy(&mut self) {
+        if self.queue.capacity() == 1 && self.queue.is_empty() {
+            self.queue = VecDeque::new();
+        }
     }
 
     /// All calls that wait, oldest first.

@@ -31,12 +31,14 @@ thread_local! {
 }
 
 /// A way to `mailbox` for a call that may answer here.
+#[inline]
 pub(super) fn way(mailbox: &Arc<Mailbox>) -> Arc<Mailbox> {
     let left = WAY.with(Cell::take).filter(|way| Arc::ptr_eq(way, mailbox));
     left.unwrap_or_else(|| mailbox.clone())
 }
 
 /// Leaves the way of a call that was answered here to the next one.
+#[inline]
 pub(super) fn leave_way(way: Arc<Mailbox>) {
     // A ticket may be dropped as the last of its thread.
     let _ = WAY.try_with(|left| left.set(Some(way)));
@@ -48,6 +50,7 @@ pub(super) fn lend(mailbox: &Mailbox, conn: ConnId, above: u64) {
 }
 
 /// Whether `call` may answer here.
+#[inline]
 pub(super) fn takes(mailbox: &Mailbox, conn: ConnId, call: u64) -> bool {
     let here = (ptr::from_ref(mailbox).addr(), conn);
     // A ticket may be dropped as the last of its thread.
@@ -56,6 +59,7 @@ pub(super) fn takes(mailbox: &Mailbox, conn: ConnId, call: u64) -> bool {
 }
 
 /// Answers `call`, which may answer here, by what `write` appends to either.
+#[inline]
 pub(super) fn answer(call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)) {
     LENT.with(|lent| {
         let lent = &mut *lent.borrow_mut();
@@ -65,6 +69,7 @@ pub(super) fn answer(call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>, &
 }
 
 /// Whether `call` is the last that was answered here. Then `reclaim` will not tell of it.
+#[inline]
 pub(super) fn forget(call: u64) -> bool {
     LENT.with(|lent| lent.borrow_mut().answered.pop_if(|(last, _)| *last == call).is_some())
 }

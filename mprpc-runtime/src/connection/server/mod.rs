@@ -241,6 +241,7 @@ impl ServerConnection {
         let Some(entry) = self.calls.remove(call) else {
             return;
         };
+        self.calls.tidy();
         self.taken -= entry.size;
         if !entry.answered {
             let (bytes, pieces) = answer;

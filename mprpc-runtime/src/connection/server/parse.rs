@@ -110,6 +110,7 @@ impl ServerConnection {
             if let Some(entry) = calls.remove(call) {
                 *taken -= entry.size;
                 tokens.extend(entry.cancel);
+                calls.tidy();
             }
             failure = Some(failed);
         });
