@@ -268,6 +268,12 @@ impl Mailbox {
         any
     }
 
+    /// Swaps calls that this thread started into `posts`, which must be empty, if they are all for `conn`. Returns
+    /// whether there are any.
+    pub fn take_own(&self, conn: ConnId, posts: &mut Posts) -> bool {
+        own::take_for(self, conn, &mut posts.list)
+    }
+
     /// From now on calls that this thread starts wait without a lock. Only for the thread that calls `take`, and until
     /// it calls `close`.
     pub fn own(&self) {
@@ -318,7 +324,10 @@ impl Inner {
 impl Posts {
     /// Hands every post to `each`, in order, and is empty afterwards.
     pub fn drain(&mut self, mut each: impl FnMut(ConnId, Command, &[u8])) {
-        self.drain_runs(|conn, run| run.for_each(|(command, bytes)| each(conn, command, bytes)));
+        for (conn, command, range) in self.list.drain(..) {
+            each(conn, command, &self.bytes[range]);
+        }
+        self.tidy();
     }
 
     /// The same, with those to one connection that follow each other together. What `each` leaves of them is dropped.
@@ -330,6 +339,10 @@ impl Posts {
             run.by_ref().for_each(drop);
         }
         drop(run);
+        self.tidy();
+    }
+
+    fn tidy(&mut self) {
         self.beside = 0;
         self.bytes.clear();
         if self.bytes.capacity() > KEEP {

@@ -48,6 +48,19 @@ pub(super) fn post(mailbox: &Mailbox, limit: usize, conn: ConnId, command: Comma
     command
 }
 
+/// Swaps what waits with `posts`, which must be empty, if all of it is for `conn`. Returns whether it did.
+pub(super) fn take_for(mailbox: &Mailbox, conn: ConnId, posts: &mut Vec<Post>) -> bool {
+    OWN.with(|own| {
+        let mut own = own.borrow_mut();
+        let here = own.mailbox == Some(ptr::from_ref(mailbox).addr());
+        let take = here && !own.posts.is_empty() && own.posts.iter().all(|post| post.0 == conn);
+        if take {
+            std::mem::swap(posts, &mut own.posts);
+        }
+        take
+    })
+}
+
 /// Moves what waits to the end of `posts`.
 pub(super) fn take(mailbox: &Mailbox, posts: &mut Vec<Post>) {
     OWN.with(|own| {
@@ -123,6 +136,33 @@ mod tests {
         post(&mailbox, 5, 77, &tell);
         assert_eq!(taken(&mailbox), [3, 5, 1]);
         assert_eq!(taken(&other), [2, 4]);
+    }
+
+    #[test]
+    fn calls_of_one_connection_can_be_taken_before_the_others_unless_these_wait_too() {
+        let (tell, _told) = mpsc::channel();
+        let mailbox = Mailbox::new(10, || {});
+        let post = |conn| assert!(mailbox.try_post(ConnId(conn), start(0, &tell)).is_ok());
+        let own = |conn| {
+            let (mut posts, mut count) = (Posts::default(), 0);
+            let any = mailbox.take_own(ConnId(conn), &mut posts);
+            posts.drain(|to, _, _| count += usize::from(to == ConnId(conn)));
+            assert_eq!(any, count > 0);
+            count
+        };
+        post(1);
+        assert_eq!(own(1), 0, "this thread is not the mailbox's");
+        assert_eq!(taken(&mailbox), [1]);
+        mailbox.own();
+        post(1);
+        post(1);
+        assert_eq!((own(2), own(1), own(1)), (0, 2, 0));
+        post(1);
+        post(2);
+        post(1);
+        assert_eq!((own(1), own(2)), (0, 0), "all keep their order");
+        assert_eq!(taken(&mailbox), [1, 2, 1]);
+        mailbox.close(&mut Posts::default());
     }
 
     #[test]

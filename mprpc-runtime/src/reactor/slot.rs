@@ -153,7 +153,8 @@ impl Slot {
     pub(super) fn look(&mut self, turn: &mut Turn) -> Result<(), End> {
         // Behind the bytes of a short read the FIN may lie, of which nobody tells.
         (self.input, self.ending) = (Input::Ready, true);
-        self.work(turn)
+        self.take_in(turn)?;
+        self.send_out(turn)
     }
 
     /// Remembers what an event says. It is a hint; only reading and writing tell.
@@ -174,6 +175,14 @@ impl Slot {
             self.connection.post(command, bytes, turn.now);
         }
         turn.touch(self);
+    }
+
+    /// Takes the calls that callbacks have started on this very connection: they leave with this turn's first write.
+    fn take_own(&mut self, turn: &mut Turn) {
+        if self.accept.is_none() && turn.mailbox.take_own(self.id, &mut turn.own) {
+            let (connection, now) = (&mut self.connection, turn.now);
+            turn.own.drain(|_, command, bytes| connection.post(command, bytes, now));
+        }
     }
 
     /// Has the close that follows be a reset where an end without a word would pass for an answer.
@@ -205,21 +214,26 @@ impl Slot {
         Ok(())
     }
 
-    /// Does what the socket allows and the connection wants: connects, reads up to the budget,
-    /// writes all that came of that and of posts, carries out the intent.
-    pub(super) fn work(&mut self, turn: &mut Turn) -> Result<(), End> {
+    /// Does what the socket allows and the connection wants: connects, reads up to the budget. `send_out` must follow.
+    pub(super) fn take_in(&mut self, turn: &mut Turn) -> Result<(), End> {
         self.queued = false;
         turn.lend(self.connection.output());
         if self.out == Out::Connecting {
             self.finish_connect(turn.now)?;
         }
         self.read(READS, READ_BYTES, turn)?;
+        self.take_own(turn);
         if self.failed && !self.may_read() {
             // Nobody reads up to the error, so it is looked for here: a peer that reset the
             // connection must not pass for alive while its requests wait.
             self.failed = false;
             self.stream.take_error()?.map_or(Ok(()), Err)?;
         }
+        Ok(())
+    }
+
+    /// Writes all that came of reading and of posts, carries out the intent.
+    pub(super) fn send_out(&mut self, turn: &mut Turn) -> Result<(), End> {
         if let Err(error) = self.write(turn.now) {
             // The peer may have answered and closed without reading everything: what it said is
             // taken out first. On a dead socket that comes to an end.

@@ -81,7 +81,10 @@ impl Connection for ClientConnection<Box<dyn Completion>> {
 
     fn written(&mut self, now: Instant) {
         Self::written(self, now);
-        self.tell(now);
+        if !self.is_open() {
+            // Nothing else that others are told of changes by that.
+            self.tell(now);
+        }
     }
 
     fn intent(&self) -> Intent {
