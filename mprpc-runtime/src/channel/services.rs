@@ -132,8 +132,9 @@ impl ServiceState {
 
     /// Names the state in which all calls go to one peer while that is well; `None` if this is no such state.
     pub(super) fn sole(&self, registry: &dyn Registry) -> Option<u64> {
-        let sole = self.sole.load(Ordering::Acquire);
-        (sole != 0 && self.is_as_of(registry.edition())).then_some(sole)
+        // In this order: what belongs to an edition is there before it.
+        let newest = self.is_as_of(registry.edition());
+        Some(self.sole.load(Ordering::Acquire)).filter(|sole| newest && *sole != 0)
     }
 
     fn is_as_of(&self, edition: Option<u64>) -> bool {
