@@ -71,7 +71,7 @@ BUDGETS = """
 status 140  error 130
 wire 850  balance 500
 connection 3085
-reactor 1395  registry 2034  logger 400  config 500
+reactor 1402  registry 2034  logger 400  config 500
 descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 145  lanes 130  worker 190  stub 145  stages 80
 application 180
 provider 800  channel 1501  inprocess 140  fault_plan 180

@@ -594,6 +594,31 @@ fn a_panic_in_a_connection_costs_only_that_connection() {
 }
 
 #[test]
+fn of_many_with_something_to_do_in_one_turn_all_are_served_whatever_becomes_of_some() {
+    let server = Server::start(1);
+    let mut streams: Vec<TcpStream> = (0..60).map(|_| server.client()).collect();
+    streams.iter().for_each(|s| round_trip(s, b"a").unwrap());
+    let (id, mailbox) = server.accept.made.lock().unwrap()[0].clone();
+    let (open, gate) = mpsc::channel::<()>();
+    mailbox.post(id, Command::Custom(Box::new(gate)), |_| ());
+    let word = |n: usize| [b"x", b"P", b"R"][[0, 1, 2].into_iter().find(|k| n % 20 == 4 + k).unwrap_or(0)];
+    for (n, stream) in streams.iter_mut().enumerate() {
+        stream.write_all(word(n)).unwrap();
+    }
+    open.send(()).unwrap();
+    for (n, stream) in streams.iter_mut().enumerate() {
+        let mut got = [0; 8];
+        match stream.read(&mut got) {
+            Ok(len) => assert_eq!((&got[..len], word(n)), (&b"x"[..], b"x")),
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+                assert_ne!(word(n), b"x");
+            }
+        }
+    }
+}
+
+#[test]
 fn posts_from_other_threads_and_broadcasts_arrive() {
     let server = Server::start(2);
     let streams: Vec<TcpStream> = (0..6).map(|_| server.client()).collect();

@@ -501,6 +501,13 @@ struct Counted {
     asked: AtomicUsize,
 }
 
+impl Counted {
+    fn list(&self, addrs: &[SocketAddr]) {
+        self.listed.list(addrs);
+        self.edition.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
 impl Registry for Counted {
     fn publish(&self, _: Publication) -> Result<(), Error> {
         Ok(())
@@ -521,36 +528,32 @@ fn a_registry_is_asked_again_only_when_its_edition_changes() {
     let app = app(&[]);
     let [one, two, three] = [0; 3].map(|_| named(&app));
     let registry = Arc::new(Counted::default());
-    let list = |addrs: &[SocketAddr]| {
-        registry.listed.list(addrs);
-        registry.edition.fetch_add(1, Ordering::SeqCst);
-    };
-    list(&[one.addr()]);
+    registry.list(&[one.addr()]);
     let channel = MprpcChannel::on(&app, registry.clone()).with_balance(Policy::RoundRobin);
     let stub = EchoServiceRpc_Stub::new(channel);
-    // Calls one after the other, each started by the callback of the one before, find the newest answer, too.
-    let chained = || {
+    // A call, and another that its callback starts, with a change between the two.
+    let chained = |change: Box<dyn FnOnce() + Send>| {
         let (told, names) = mpsc::channel();
         let (next, again) = (stub.clone(), told.clone());
         stub.echo_async(&text("x"), move |reply| {
             told.send(reply.expect("an answer").text).expect("the test waits");
+            change();
             next.echo_async(&text("x"), move |reply| {
                 again.send(reply.expect("an answer").text).expect("the test waits");
             });
         });
         names.iter().take(2).collect::<BTreeSet<String>>()
     };
+    let asked = || registry.asked.load(Ordering::SeqCst);
     assert_eq!(answers(&stub, 20).len(), 1);
-    assert_eq!(chained().len(), 1);
-    assert_eq!(registry.asked.load(Ordering::SeqCst), 1);
-    list(&[one.addr(), two.addr()]);
-    assert_eq!(chained().len(), 2, "in turn");
-    assert_eq!(answers(&stub, 20).len(), 2);
-    list(&[one.addr(), two.addr(), three.addr()]);
-    assert_eq!(answers(&stub, 30).len(), 3);
-    list(&[two.addr(), three.addr()]);
-    assert_eq!((chained().len(), answers(&stub, 30).len()), (2, 2));
-    assert_eq!(registry.asked.load(Ordering::SeqCst), 4);
+    assert_eq!((chained(Box::new(|| ())).len(), asked()), (1, 1));
+    let (more, addrs) = (registry.clone(), [one.addr(), two.addr(), three.addr()]);
+    chained(Box::new(move || more.list(&addrs)));
+    assert_eq!(asked(), 2, "by the second call of the two");
+    assert_eq!((answers(&stub, 30).len(), asked()), (3, 2));
+    registry.list(&addrs[1..]);
+    assert_eq!(chained(Box::new(|| ())), addrs[1..].iter().map(|addr| addr.port().to_string()).collect());
+    assert_eq!((answers(&stub, 30).len(), asked()), (2, 3));
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! Calls that a reactor's own thread starts, mostly in callbacks: to wait for the reactor they need no lock.
 //!
-//! They follow what others post, so that a connection which was ordered is there when its call is. A call that
-//! can be cancelled goes the way that its cancel does, so as to be there first.
+//! They follow what others post, so that a connection which was ordered is there when its call is; only those of a
+//! connection whose callbacks just ran go there before. A call that can be cancelled goes the way that its cancel
+//! does, so as to be there first.
 
 use std::{cell::RefCell, ptr};
 

@@ -25,7 +25,7 @@ use super::{
     handle::{Order, REACTOR, next_id},
     reset,
     slot::{End, Slot},
-    turn::Turn,
+    turn::{READ_BYTES, Turn},
 };
 use crate::{
     connection::{
@@ -37,9 +37,12 @@ use crate::{
 
 pub(super) struct EventLoop {
     poll: Poll,
+    mailbox: Arc<Mailbox>,
     options: ReactorOptions,
     slots: HashMap<ConnId, Box<Slot>, BuildHasherDefault<IdHasher>>,
     turn: Turn,
+    /// Memory for `post_own`.
+    own: Posts,
     /// Whose connections were touched in this turn.
     servers: Vec<Arc<dyn Accept>>,
     /// When servers want their turn to end, though nothing else may happen.
@@ -58,9 +61,11 @@ impl EventLoop {
     pub(super) fn new(poll: Poll, mailbox: Arc<Mailbox>, options: ReactorOptions) -> Self {
         Self {
             poll,
+            mailbox,
             options,
             slots: HashMap::default(),
-            turn: Turn::new(mailbox),
+            turn: Turn::new(),
+            own: Posts::default(),
             servers: Vec::new(),
             recalls: Vec::new(),
             doors: Vec::new(),
@@ -91,13 +96,13 @@ impl EventLoop {
             let until = next.map_or(spun, |next| spun.min(next));
             while Instant::now() < until {
                 self.poll(events, Some(Duration::ZERO))?;
-                if self.turn.mailbox.take(posts, false) || !events.is_empty() {
+                if self.mailbox.take(posts, false) || !events.is_empty() {
                     return Ok(());
                 }
             }
         }
         // From here on a post wakes us; those made before are seen here. So none is missed.
-        let taken = self.turn.mailbox.take(posts, idle);
+        let taken = self.mailbox.take(posts, idle);
         let timeout = if taken || !idle {
             Some(Duration::ZERO)
         } else {
@@ -105,7 +110,7 @@ impl EventLoop {
         };
         self.poll(events, timeout)?;
         if !taken {
-            self.turn.mailbox.take(posts, false);
+            self.mailbox.take(posts, false);
         }
         Ok(())
     }
@@ -139,7 +144,7 @@ impl EventLoop {
             self.step(id, |slot, turn| slot.timeout(at, turn));
         }
         // Callbacks have started calls: their bytes leave now, in one write each.
-        self.turn.mailbox.take(posts, false);
+        self.mailbox.take(posts, false);
         posts.drain_runs(|id, run| self.post(id, run));
         self.work();
         self.end_turn();
@@ -153,20 +158,37 @@ impl EventLoop {
 
     /// Works once on each connection in the queue; who is not done goes to its end. Some are read from, then those are
     /// written to: so the system's code stays in the processor's cache, and a peer that wakes finds more than one answer.
+    /// An inline handler that takes long delays the answers of its group, too.
     fn work(&mut self) {
         let mut left = self.turn.queue.len();
         while left > 0 {
-            let group = left.min(GROUP);
-            left -= group;
-            for at in 0..group {
-                let id = self.turn.queue[at];
-                self.step(id, Slot::take_in);
+            let (mut group, mut output) = (0, 0);
+            while group < left.min(GROUP) && output <= READ_BYTES {
+                let id = self.turn.queue[group];
+                group += 1;
+                let mut waiting = 0;
+                self.step(id, |slot, turn| slot.take_in(turn).map(|()| waiting = slot.waiting()));
+                // Behind much they wait until some of it is out.
+                if waiting <= READ_BYTES {
+                    self.post_own(id);
+                }
+                output += waiting;
             }
+            left -= group;
             for _ in 0..group {
                 if let Some(id) = self.turn.queue.pop_front() {
                     self.step(id, Slot::send_out);
                 }
             }
+        }
+    }
+
+    /// Posts the calls that callbacks of a connection have started on it, if no other such call waits.
+    fn post_own(&mut self, id: ConnId) {
+        if self.mailbox.take_own(id, &mut self.own) {
+            let mut own = mem::take(&mut self.own);
+            own.drain_runs(|id, run| self.post(id, run));
+            self.own = own;
         }
     }
 
@@ -198,7 +220,7 @@ impl EventLoop {
         match order {
             Order::Adopt(stream, peer, accept, place) => {
                 let (id, stream) = (next_id(), TcpStream::from_std(stream));
-                if let Some(c) = guarded(|| accept.accept(id, &self.turn.mailbox, peer, now)) {
+                if let Some(c) = guarded(|| accept.accept(id, &self.mailbox, peer, now)) {
                     self.insert(Slot::new(id, (stream, peer), c, Some(accept), place));
                 }
             }
@@ -209,7 +231,7 @@ impl EventLoop {
                 self.answer_doors();
             }
             Order::Connect(id, peer, make, place) => {
-                let made = guarded(|| make(id, self.turn.mailbox.clone(), now));
+                let made = guarded(|| make(id, self.mailbox.clone(), now));
                 match (made, TcpStream::connect(peer)) {
                     (Some(c), Ok(s)) => self.insert(Slot::new(id, (s, peer), c, None, place)),
                     (Some(mut c), Err(error)) => {
@@ -237,7 +259,7 @@ impl EventLoop {
 
     /// Accepts who waits at the doors; keeps those who shall be here, sends the others on.
     fn answer_doors(&mut self) {
-        let here = self.turn.mailbox.clone();
+        let here = self.mailbox.clone();
         let doors = mem::take(&mut self.doors);
         for door in doors.iter().filter_map(Weak::upgrade) {
             door.answer(&here, |handle, order| {
@@ -317,7 +339,7 @@ impl EventLoop {
             Some(Err(End::Lost(error))) => self.remove(id, Some(&error)),
             None => {
                 // Or the next connection to answer would send out what this one left behind.
-                self.turn.mailbox.reclaim(&mut Output::default(), |_, _| {});
+                self.mailbox.reclaim(&mut Output::default(), |_, _| {});
                 reset(&slot.stream);
                 self.remove(id, Some(&io::Error::other("a panic in the connection")));
             }
@@ -372,7 +394,7 @@ impl Drop for EventLoop {
     /// However the loop ends: no call that was ever posted stays without an outcome.
     fn drop(&mut self) {
         let mut posts = Posts::default();
-        self.turn.mailbox.close(&mut posts);
+        self.mailbox.close(&mut posts);
         let error = io::Error::other("the reactor has stopped");
         for id in self.ids() {
             guarded(|| self.slots.get_mut(&id).into_iter().for_each(|slot| slot.cut(self.turn.now)));

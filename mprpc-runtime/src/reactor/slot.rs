@@ -177,14 +177,6 @@ impl Slot {
         turn.touch(self);
     }
 
-    /// Takes the calls that callbacks have started on this very connection: they leave with this turn's first write.
-    fn take_own(&mut self, turn: &mut Turn) {
-        if self.accept.is_none() && turn.mailbox.take_own(self.id, &mut turn.own) {
-            let (connection, now) = (&mut self.connection, turn.now);
-            turn.own.drain(|_, command, bytes| connection.post(command, bytes, now));
-        }
-    }
-
     /// Has the close that follows be a reset where an end without a word would pass for an answer.
     pub(super) fn cut(&mut self, now: Instant) {
         if self.accept.is_some() {
@@ -216,13 +208,11 @@ impl Slot {
 
     /// Does what the socket allows and the connection wants: connects, reads up to the budget. `send_out` must follow.
     pub(super) fn take_in(&mut self, turn: &mut Turn) -> Result<(), End> {
-        self.queued = false;
         turn.lend(self.connection.output());
         if self.out == Out::Connecting {
             self.finish_connect(turn.now)?;
         }
         self.read(READS, READ_BYTES, turn)?;
-        self.take_own(turn);
         if self.failed && !self.may_read() {
             // Nobody reads up to the error, so it is looked for here: a peer that reset the
             // connection must not pass for alive while its requests wait.
@@ -232,8 +222,14 @@ impl Slot {
         Ok(())
     }
 
+    /// How many bytes are to be written.
+    pub(super) fn waiting(&mut self) -> usize {
+        self.connection.output().len()
+    }
+
     /// Writes all that came of reading and of posts, carries out the intent.
     pub(super) fn send_out(&mut self, turn: &mut Turn) -> Result<(), End> {
+        self.queued = false;
         if let Err(error) = self.write(turn.now) {
             // The peer may have answered and closed without reading everything: what it said is
             // taken out first. On a dead socket that comes to an end.

@@ -1,19 +1,16 @@
 //! What the connections of a reactor share while it takes a turn.
 
-use std::{collections::VecDeque, mem, sync::Arc, time::Instant};
+use std::{collections::VecDeque, mem, time::Instant};
 
 use super::{slot::Slot, timers::Timers};
 use crate::{
-    connection::{ConnId, Mailbox, mailbox::Posts},
+    connection::ConnId,
     wire::{buf::Output, spare},
 };
 
 /// Time, memory, and who is to be worked on.
 pub(super) struct Turn {
     pub(super) now: Instant,
-    pub(super) mailbox: Arc<Mailbox>,
-    /// Memory for what the callbacks of one connection post to it.
-    pub(super) own: Posts,
     /// Connections to be worked on.
     pub(super) queue: VecDeque<ConnId>,
     pub(super) timers: Timers,
@@ -26,12 +23,10 @@ pub(super) struct Turn {
 }
 
 impl Turn {
-    pub(super) fn new(mailbox: Arc<Mailbox>) -> Self {
+    pub(super) fn new() -> Self {
         let now = Instant::now();
         Self {
             now,
-            mailbox,
-            own: Posts::default(),
             queue: VecDeque::new(),
             timers: Timers::new(now),
             rewatch: Vec::new(),

@@ -136,8 +136,8 @@ pub trait Registry: Send + Sync {
         "the registry".into()
     }
 
-    /// A number that changes with what `lookup` returns, for whichever service: who looked a service up after it was
-    /// read need not do so again while it stays. `None` has each call look up.
+    /// A number that rises whenever `lookup` returns something new, for whichever service: who looked a service up
+    /// after it was read need not do so again while it stays. `None` has each call look up.
     fn edition(&self) -> Option<u64> {
         None
     }
