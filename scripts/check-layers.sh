@@ -19,7 +19,7 @@ ROWS = """
 1  wire  balance
 2  connection
 3  reactor  registry  logger  config
-4  descriptor < controller < rpc_channel service < interceptor pending table lanes < worker < stub
+4  descriptor awaited < controller < rpc_channel service < interceptor pending table lanes < worker < stub
 5  application
 6  provider  channel  inprocess  fault_plan
 7  lib
@@ -71,10 +71,10 @@ BUDGETS = """
 status 140  error 130
 wire 850  balance 500
 connection 3085
-reactor 1402  registry 2034  logger 400  config 500
-descriptor 90  controller 220  interceptor 170  rpc_channel 130  service 155  pending 120  table 145  lanes 130  worker 190  stub 145  stages 80
+reactor 1402  registry 2034  logger 400  config 501
+descriptor 90  awaited 65  controller 220  interceptor 170  rpc_channel 150  service 155  pending 75  table 145  lanes 130  worker 190  stub 145  stages 80
 application 180
-provider 800  channel 1501  inprocess 140  fault_plan 180
+provider 800  channel 1552  inprocess 140  fault_plan 180
 lib 60
 """
 

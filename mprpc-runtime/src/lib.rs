@@ -17,8 +17,8 @@
 //! # Threads
 //! The reactors `mprpc-io-n` accept connections and share them out, with `mprpc-accept` for when all are busy; handlers run
 //! on `mprpc-worker-n`, or on the reactor if they are declared inline. A blocking call is driven by the calling thread;
-//! callbacks run on `mprpc-client-n`. `mprpc-registry` talks to ZooKeeper, `mprpc-log` writes files. What queues between
-//! them is bounded.
+//! callbacks run on `mprpc-client-n`, which also drives blocking calls if very many are under way (`share_above`).
+//! `mprpc-registry` talks to ZooKeeper, `mprpc-log` writes files. What queues between them is bounded.
 //!
 //! # Examples
 //! Without generated code, to show what it does:
@@ -55,6 +55,7 @@
 //! ```
 
 pub mod application;
+mod awaited;
 pub mod balance;
 pub mod channel;
 pub mod config;

@@ -3,12 +3,13 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, Waker},
+    sync::Arc,
+    task::{Context, Poll},
     time::{Duration, Instant},
 };
 
 use crate::{
+    awaited::Awaited,
     connection::CancelToken,
     descriptor::MethodDescriptor,
     error::{Error, Ran},
@@ -21,35 +22,21 @@ use crate::{
 #[must_use = "dropping a pending call cancels it"]
 #[derive(Debug)]
 pub struct Pending<T> {
-    shared: Arc<Shared<T>>,
+    awaited: Arc<Awaited<Result<T, Error>>>,
     cancel: CancelToken,
     method: &'static MethodDescriptor,
     began: Instant,
     allowed: Duration,
 }
 
-#[derive(Debug)]
-pub(crate) struct Shared<T> {
-    state: Mutex<State<T>>,
-    changed: Condvar,
-}
-
-#[derive(Debug)]
-struct State<T> {
-    result: Option<Result<T, Error>>,
-    ended: bool,
-    waker: Option<Waker>,
-}
-
 impl<T> Pending<T> {
     pub(crate) fn new(method: &'static MethodDescriptor, cancel: CancelToken, allowed: Duration) -> Self {
-        let state = State { result: None, ended: false, waker: None };
-        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
-        Self { shared, cancel, method, began: Instant::now(), allowed }
+        Self { awaited: Arc::new(Awaited::new()), cancel, method, began: Instant::now(), allowed }
     }
 
-    pub(crate) fn shared(&self) -> Arc<Shared<T>> {
-        self.shared.clone()
+    /// Where the result has to be brought.
+    pub(crate) fn awaited(&self) -> Arc<Awaited<Result<T, Error>>> {
+        self.awaited.clone()
     }
 
     /// Waits for the response.
@@ -66,24 +53,12 @@ impl<T> Pending<T> {
             return Err(call_error(self.method, status, Ran::Maybe, self.began.elapsed(), self.allowed));
         }
         let limit = self.began + self.allowed + SLACK;
-        let mut state = self.shared.lock();
-        loop {
-            if state.ended {
-                return state.result.take().expect("a result is taken once");
-            }
-            let left = limit.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                drop(state);
-                return Err(self.late());
-            }
-            let waited = self.shared.changed.wait_timeout(state, left);
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.awaited.wait(limit).unwrap_or_else(|| Err(self.late()))
     }
 
     /// Whether the call has ended, so that `wait` would not block.
     pub fn is_ready(&self) -> bool {
-        self.shared.lock().ended
+        self.awaited.has_arrived()
     }
 
     /// Ends the call with CANCELLED, here and at the server.
@@ -101,15 +76,7 @@ impl<T> Future for Pending<T> {
     type Output = Result<T, Error>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut state = self.shared.lock();
-        match state.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                assert!(!state.ended, "a pending call was polled after it had ended");
-                state.waker = Some(context.waker().clone());
-                Poll::Pending
-            }
-        }
+        self.awaited.poll(context)
     }
 }
 
@@ -118,24 +85,6 @@ impl<T> Drop for Pending<T> {
         if !self.is_ready() {
             self.cancel.cancel();
         }
-    }
-}
-
-impl<T> Shared<T> {
-    pub(crate) fn complete(&self, result: Result<T, Error>) {
-        let mut state = self.lock();
-        state.result = Some(result);
-        state.ended = true;
-        let waker = state.waker.take();
-        drop(state);
-        self.changed.notify_all();
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -1,10 +1,14 @@
 //! The trait behind every stub: something that carries a call to a service and brings the answer.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use protobuf::MessageDyn;
 
 use crate::{
+    awaited::Awaited,
     connection::{Body, ReplyExtras, call::Received},
     controller::{CallOptions, handler_deadline},
     descriptor::MethodDescriptor,
@@ -45,31 +49,11 @@ pub trait RpcChannel: Send + Sync {
     /// The call failed; see [`Error::did_not_run`].
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
-        let began = Instant::now();
-        let allowed = call.timeout(self.default_timeout());
-        let (tell, told) = crossbeam_channel::bounded(1);
-        self.call_method(
-            call,
-            Box::new(move |result| {
-                let owned = result.map(|received| {
-                    let extras = extras(&received);
-                    (received.body.into_owned(), extras)
-                });
-                // Nobody listens any more if the wait below ran out.
-                let _ = tell.send(owned);
-            }),
-        );
-        let late = |_| {
-            let status = Status::deadline_exceeded("the channel did not end the call in time");
-            Err(call.error(status, Ran::Maybe, began.elapsed(), allowed))
-        };
-        let (body, extras): (Body<'static>, _) = told.recv_timeout(allowed + SLACK).unwrap_or_else(late)?;
-        parse_response(call.method, &body, response)?;
-        Ok(extras)
+        call_and_wait(self, call, response)
     }
 }
 
-impl<T: RpcChannel + ?Sized> RpcChannel for std::sync::Arc<T> {
+impl<T: RpcChannel + ?Sized> RpcChannel for Arc<T> {
     fn call_method(&self, call: Call<'_>, done: Done) {
         (**self).call_method(call, done);
     }
@@ -101,6 +85,34 @@ impl Call<'_> {
     pub fn error(&self, status: Status, ran: Ran, elapsed: Duration, allowed: Duration) -> Error {
         call_error(self.method, status, ran, elapsed, allowed)
     }
+}
+
+/// Starts a call on `channel`, waits, and parses the answer.
+pub(crate) fn call_and_wait<C: RpcChannel + ?Sized>(
+    channel: &C,
+    call: Call<'_>,
+    response: &mut dyn MessageDyn,
+) -> Result<ReplyExtras, Error> {
+    let began = Instant::now();
+    let allowed = call.timeout(channel.default_timeout());
+    let awaited = Arc::new(Awaited::new());
+    let brought = awaited.clone();
+    channel.call_method(
+        call,
+        Box::new(move |result| {
+            let owned = result.map(|received| {
+                let extras = extras(&received);
+                (received.body.into_owned(), extras)
+            });
+            brought.bring(owned);
+        }),
+    );
+    let (body, extras): (Body<'static>, _) = awaited.wait(began + allowed + SLACK).unwrap_or_else(|| {
+        let status = Status::deadline_exceeded("the channel did not end the call in time");
+        Err(call.error(status, Ran::Maybe, began.elapsed(), allowed))
+    })?;
+    parse_response(call.method, &body, response)?;
+    Ok(extras)
 }
 
 /// A failed call of which no peer is known.

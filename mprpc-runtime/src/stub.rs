@@ -105,10 +105,10 @@ impl Stub {
         });
         let allowed = Call { method, request, options: &options }.timeout(self.channel.default_timeout());
         let pending = Pending::new(method, own, allowed);
-        let shared = pending.shared();
+        let awaited = pending.awaited();
         self.begin(method, request, &options, move |result| {
             drop(guard);
-            shared.complete(result);
+            awaited.bring(result);
         });
         pending
     }

@@ -187,6 +187,27 @@ fn many_threads_share_a_stub() {
 }
 
 #[test]
+fn callers_above_share_above_share_a_connection_but_not_for_large_requests() {
+    let settings = [("share_above", "0"), ("max_connections", "1"), ("worker_threads", "8")];
+    with_stub(&settings, |stub, echo| {
+        thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    (0..20).for_each(|_| drop(stub.sleep(&nap(1)).expect("room for one connection")))
+                });
+            }
+        });
+        let options = CallOptions::new().timeout(ms(50));
+        let error = stub.with(options).sleep(&nap(10_000)).unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 161);
+        let error = stub.echo(&text(&"x".repeat(17 << 10))).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "a connection of its own is one too many: {error}");
+        assert!(stub.echo(&text(&"x".repeat(15 << 10))).is_ok());
+    });
+}
+
+#[test]
 fn futures_can_be_awaited_on_any_executor() {
     struct Unpark(thread::Thread);
     impl std::task::Wake for Unpark {

@@ -77,7 +77,7 @@ fn the_readme_has_every_setting_and_its_default() {
         let (key, default) = setting.split_once(" =").expect("key = value");
         let row = rows.iter().find(|row| row.len() == 5 && row[1].contains(&format!("`{key}`")));
         let row = row.unwrap_or_else(|| panic!("the table of the README lacks {key}"));
-        let of_cores = ["io_threads", "client_threads", "worker_threads"].contains(&key);
+        let of_cores = ["io_threads", "client_threads", "worker_threads", "share_above"].contains(&key);
         assert!(of_cores || row[2].contains(default.trim()), "{setting}, but {row:?}");
     }
 }

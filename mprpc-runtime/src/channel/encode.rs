@@ -88,11 +88,16 @@ pub(super) fn replace(out: &mut Vec<u8>, at: usize, payload: &Payload<'_>) -> st
     message
 }
 
+/// Bytes of message and attachment. Has the message compute its size.
+pub(super) fn size(call: &Call<'_>) -> u64 {
+    call.request.compute_size_dyn() + call.options.given().attachment.len() as u64
+}
+
 /// Refuses a request that nobody would take: that costs its call, and no connection. Gives the size
 /// of message and attachment.
 #[inline]
 pub(super) fn check(call: &Call<'_>, settings: &ClientSettings) -> Result<u64, Status> {
-    let size = call.request.compute_size_dyn() + call.options.given().attachment.len() as u64;
+    let size = size(call);
     if size > u64::from(settings.max_body) {
         let limit = settings.max_body;
         let text = format!("the request of {size} bytes is over max_body, {limit} bytes here");

@@ -2,7 +2,8 @@
 //!
 //! ```text
 //!   stub -> MprpcChannel -> services: who serves it (registry snapshot), who of them (balance) -> Peer
-//!                 blocking call     -> a connection from the peer's pool, driven by the calling thread
+//!                 blocking call     -> a connection from the peer's pool, driven by the calling thread;
+//!                                      one of very many at a time: as if it were asynchronous
 //!                 asynchronous call -> the peer's shared connection, driven by a client reactor
 //! ```
 //!
@@ -30,13 +31,14 @@ use crate::{
     interceptor::{ClientInterceptor, Intercepted},
     reactor,
     registry::{Endpoint, Registry, direct::DirectRegistry},
-    rpc_channel::{Call, Done, RpcChannel, refuse_on_reactor},
+    rpc_channel::{Call, Done, RpcChannel, call_and_wait, refuse_on_reactor},
     wire::Wire,
 };
 
 mod asynchronous;
 mod attempts;
 mod blocking;
+mod crowd;
 mod dial;
 mod encode;
 mod peer;
@@ -173,7 +175,8 @@ impl MprpcChannel {
         loop {
             let service = place.get_or_init(|| {
                 first = true;
-                let (state, next) = (ServiceState::new(method), OnceLock::new());
+                let share_above = self.shared.app.settings().share_above;
+                let (state, next) = (ServiceState::new(method, share_above), OnceLock::new());
                 Box::new(Service { name: method.service, state, next })
             });
             if service.name == method.service {
@@ -227,9 +230,13 @@ impl RpcChannel for MprpcChannel {
 
     fn call_blocking(&self, call: Call<'_>, response: &mut dyn MessageDyn) -> Result<ReplyExtras, Error> {
         refuse_on_reactor(call.method)?;
+        let (service, _) = self.service(call.method);
+        let caller = service.callers.enter();
+        if caller.shares && encode::size(&call) <= SMALL {
+            return call_and_wait(self, call, response);
+        }
         let mut attempts = Attempts::new(&call, self.timeout);
         self.shared.budget.earn();
-        let (service, _) = self.service(call.method);
         // The first attempt begins with the call.
         let mut now = attempts.began;
         loop {
@@ -270,3 +277,6 @@ impl fmt::Debug for MprpcChannel {
         f.debug_struct("MprpcChannel").finish_non_exhaustive()
     }
 }
+
+/// Blocking callers share a connection for requests of so many bytes at most: large ones would be in each other's way.
+const SMALL: u64 = 16 << 10;

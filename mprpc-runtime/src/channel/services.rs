@@ -12,6 +12,7 @@ use std::{
 
 use super::{
     Attempts,
+    crowd::Crowd,
     peer::{Peer, random},
 };
 use crate::{
@@ -27,6 +28,7 @@ use crate::{
 /// One service as the channel knows it.
 pub(super) struct ServiceState {
     pub(super) name: ServiceName,
+    pub(super) callers: Crowd,
     known: RwLock<Known>,
     /// The registry's edition that `known` is as of.
     edition: AtomicU64,
@@ -63,14 +65,23 @@ pub(super) trait Peers {
 }
 
 impl ServiceState {
-    pub(super) fn new(method: &'static MethodDescriptor) -> Self {
+    pub(super) fn new(method: &'static MethodDescriptor, share_above: usize) -> Self {
         let name = ServiceName {
             full: method.service.to_owned(),
             short: method.short_service().to_owned(),
             methods: Vec::new(),
         };
         let (known, edition) = (RwLock::default(), AtomicU64::new(u64::MAX));
-        Self { name, known, edition, sole: AtomicU64::new(0), seed: random(), turn: AtomicU64::new(0) }
+        let callers = Crowd::new(share_above);
+        Self {
+            name,
+            callers,
+            known,
+            edition,
+            sole: AtomicU64::new(0),
+            seed: random(),
+            turn: AtomicU64::new(0),
+        }
     }
 
     /// Chooses a peer for the next attempt of a call, which `place` places there; it is also told whether there
