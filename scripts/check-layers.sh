@@ -74,7 +74,7 @@ connection 3085
 reactor 1402  registry 2034  logger 400  config 501
 descriptor 90  awaited 65  controller 220  interceptor 170  rpc_channel 150  service 155  pending 75  table 145  lanes 130  worker 190  stub 145  stages 80
 application 180
-provider 800  channel 1552  inprocess 140  fault_plan 180
+provider 800  channel 1560  inprocess 140  fault_plan 180
 lib 60
 """
 

@@ -188,8 +188,15 @@ fn many_threads_share_a_stub() {
 
 #[test]
 fn callers_above_share_above_share_a_connection_but_not_for_large_requests() {
-    let settings = [("share_above", "0"), ("max_connections", "1"), ("worker_threads", "8")];
+    let settings =
+        [("share_above", "0"), ("max_connections", "1"), ("max_idle", "0"), ("worker_threads", "8")];
     with_stub(&settings, |stub, echo| {
+        // The first call does not know yet who serves. Its connection is not kept, but may be there for a moment.
+        stub.echo(&text("x")).unwrap();
+        assert!((0..1000).any(|_| stub.echo(&text("x")).is_ok() || {
+            thread::sleep(ms(5));
+            false
+        }));
         thread::scope(|scope| {
             for _ in 0..8 {
                 scope.spawn(|| {
@@ -200,7 +207,7 @@ fn callers_above_share_above_share_a_connection_but_not_for_large_requests() {
         let options = CallOptions::new().timeout(ms(50));
         let error = stub.with(options).sleep(&nap(10_000)).unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-        assert_eq!(echo.ran.load(Ordering::SeqCst), 161);
+        assert_eq!(echo.ran.load(Ordering::SeqCst), 163);
         let error = stub.echo(&text(&"x".repeat(17 << 10))).unwrap_err();
         assert_eq!(error.code(), Code::Unavailable, "a connection of its own is one too many: {error}");
         assert!(stub.echo(&text(&"x".repeat(15 << 10))).is_ok());

@@ -11,6 +11,8 @@ pub(super) struct Crowd {
     callers: AtomicUsize,
     /// More callers than this share.
     limit: usize,
+    /// Whether all that serve speak the mux wire, as far as it is known; on the legacy wire there is nothing to share.
+    can: AtomicBool,
     sharing: AtomicBool,
 }
 
@@ -23,7 +25,13 @@ pub(super) struct Caller<'a> {
 
 impl Crowd {
     pub(super) fn new(limit: usize) -> Self {
-        Self { callers: AtomicUsize::new(0), limit, sharing: AtomicBool::new(false) }
+        let (callers, can, sharing) = Default::default();
+        Self { callers, limit, can, sharing }
+    }
+
+    /// Whether connections can be shared.
+    pub(super) fn set_can(&self, can: bool) {
+        self.can.store(can, Relaxed);
     }
 
     /// Half of them share no better than none: so all do from `limit` on, until there are half as many.
@@ -34,7 +42,7 @@ impl Crowd {
         if shares != sharing {
             self.sharing.store(shares, Relaxed);
         }
-        Caller { crowd: self, shares }
+        Caller { crowd: self, shares: shares && self.can.load(Relaxed) }
     }
 }
 
@@ -51,6 +59,7 @@ mod tests {
     #[test]
     fn callers_share_above_the_limit_until_they_are_half_as_many() {
         let crowd = Crowd::new(4);
+        crowd.set_can(true);
         let mut callers: Vec<_> = (0..4).map(|_| crowd.enter()).collect();
         assert!(callers.iter().all(|caller| !caller.shares), "there are no more than the limit");
         callers.push(crowd.enter());
@@ -66,8 +75,12 @@ mod tests {
     }
 
     #[test]
-    fn with_a_limit_of_0_every_caller_shares() {
+    fn with_a_limit_of_0_every_caller_shares_if_that_can_be() {
         let crowd = Crowd::new(0);
+        assert!(!crowd.enter().shares, "who serves is not known yet");
+        crowd.set_can(true);
         assert!(crowd.enter().shares && crowd.enter().shares);
+        crowd.set_can(false);
+        assert!(!crowd.enter().shares);
     }
 }
