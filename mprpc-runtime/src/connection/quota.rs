@@ -59,14 +59,15 @@ impl Quota {
         Share { quota: self.clone(), held: amount }
     }
 
-    /// Has what somebody holds without a share, and notes in `held`, follow `bytes`. Amounts below
-    /// `GRAIN` do not count, so that small messages cost nothing here.
-    pub(super) fn follow(&self, held: &mut usize, bytes: usize) {
-        let bytes = bytes - bytes % GRAIN;
-        if bytes != *held {
+    /// Has what somebody holds without a share, and notes in `held`, follow `bytes`. Only whole grains
+    /// count, so that small messages cost nothing here.
+    pub(super) fn follow(&self, held: &mut u32, bytes: usize) {
+        let grains = (bytes / GRAIN) as u32;
+        if grains != *held {
             // Wraps, so that it subtracts too.
-            self.used.fetch_add(bytes.wrapping_sub(*held), Ordering::Relaxed);
-            *held = bytes;
+            let more = (grains as usize).wrapping_sub(*held as usize);
+            self.used.fetch_add(more.wrapping_mul(GRAIN), Ordering::Relaxed);
+            *held = grains;
         }
     }
 }
@@ -112,7 +113,7 @@ mod tests {
         let (quota, mut held) = (Quota::new(10_000), 0);
         for (bytes, used) in [(4095, 0), (4096, 4096), (13_000, 12_288), (1, 0), (9000, 8192), (0, 0)] {
             quota.follow(&mut held, bytes);
-            assert_eq!((quota.used(), quota.is_over(), held), (used, used > 10_000, used));
+            assert_eq!((quota.used(), quota.is_over(), held as usize * GRAIN), (used, used > 10_000, used));
         }
     }
 }

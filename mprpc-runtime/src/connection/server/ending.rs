@@ -104,7 +104,7 @@ impl ServerConnection {
 
     /// Sends FIN after what the output holds, and takes leave.
     pub(super) fn linger(&mut self) {
-        self.end(Phase::Linger(Farewell::new(self.settings.max_body)));
+        self.end(Phase::Linger(Box::new(Farewell::new(self.settings.max_body))));
     }
 
     pub(super) fn reset(&mut self, reason: impl Into<Cow<'static, str>>) {

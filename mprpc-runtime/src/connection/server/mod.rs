@@ -78,16 +78,15 @@ pub struct ServerConnection {
     mailbox: Arc<Mailbox>,
     phase: Phase,
     calls: Calls<Entry>,
-    /// Calls begun since the mailbox was told, and the bytes of those that are open.
-    begun: u32,
+    /// Calls begun since the mailbox was told: never more than `RECLAIM_EVERY`.
+    begun: u8,
+    /// Bytes of the requests of `calls`.
     taken: usize,
-    /// Of what inbox and output hold, what counts towards `memory`.
-    held: usize,
+    /// Of what inbox and output hold, what counts towards `memory`, in grains.
+    held: u32,
     /// The highest call id seen so far.
     last_id: u64,
     inbox: Inbox,
-    /// Bytes of a refused frame that are still to come and to be dropped.
-    skip: u64,
     /// The front of the inbox has to wait until a call ends or output is taken.
     blocked: bool,
     /// Calls that wait for a worker have to wait until output is taken.
@@ -106,6 +105,10 @@ pub struct ServerConnection {
 /// What few connections come to need.
 #[derive(Default)]
 struct Rare {
+    /// Bytes of a refused frame that are still to come and to be dropped.
+    skip: u64,
+    /// Pings that may still come before they come too fast, and since when.
+    pings: Option<(u32, Instant)>,
     drain: Drain,
     /// Made with the first cancel.
     haste: Option<Haste>,
@@ -129,7 +132,7 @@ enum Phase {
     Mux(mux::State),
     Legacy(Dialect),
     /// FIN is out or will be once the output is; what comes in is dropped.
-    Linger(Farewell),
+    Linger(Box<Farewell>),
     Reset,
     Closed,
 }
@@ -169,7 +172,6 @@ impl ServerConnection {
             held: 0,
             last_id: 0,
             inbox: Inbox::default(),
-            skip: 0,
             blocked: false,
             choked: false,
             output: Output::default(),
@@ -183,6 +185,10 @@ impl ServerConnection {
 
     fn rare(&mut self) -> &mut Rare {
         self.rare.get_or_insert_default()
+    }
+
+    fn to_skip(&self) -> u64 {
+        self.rare.as_ref().map_or(0, |rare| rare.skip)
     }
 
     fn drain(&self) -> Drain {
@@ -214,7 +220,7 @@ impl ServerConnection {
         if choked != self.choked {
             self.choke(choked);
         }
-        let begun = !self.inbox.is_empty() || self.skip > 0;
+        let begun = !self.inbox.is_empty() || self.to_skip() > 0;
         let reading = self.is_open() && !self.blocked && !self.eof && !choked;
         self.watch.look(begun && reading, &self.output, now);
     }
@@ -298,7 +304,7 @@ impl Connection for ServerConnection {
     }
 
     fn room(&mut self) -> Option<&mut Vec<u8>> {
-        let mux = matches!(self.phase, Phase::Mux(_)) && self.skip == 0;
+        let mux = matches!(self.phase, Phase::Mux(_)) && self.to_skip() == 0;
         let total = mux.then(|| Header::large(self.inbox.as_slice()))??;
         self.inbox.room(total)
     }
@@ -376,14 +382,9 @@ impl Connection for ServerConnection {
         match self.watch.late(self.settings.request_timeout, now) {
             Some(Late::Output) => self.reset("the peer takes no answers (request_timeout)"),
             Some(Late::Frame) => self.close("request not complete in time (request_timeout)"),
-            None if self.idle_until().is_some_and(|until| now >= until) => {
-                self.close("idle (idle_timeout)");
-            }
-            None => {
-                if matches!(self.drain(), Drain::Announced(until) if now >= until) {
-                    self.finish_drain();
-                }
-            }
+            None if self.idle_until().is_some_and(|until| now >= until) => self.close("idle (idle_timeout)"),
+            None if matches!(self.drain(), Drain::Announced(until) if now >= until) => self.finish_drain(),
+            None => {}
         }
         self.settle(now);
     }

@@ -23,9 +23,6 @@ pub(super) struct State {
     peer_max_body: Option<u32>,
     /// The caller said that it will open no more calls.
     pub(super) leaving: bool,
-    /// Pings that may still come before they come too fast, and since when. Made with the first one:
-    /// idle connections are many.
-    pings: Option<Box<(u32, Instant)>>,
     /// Where the method of the last request was recognized.
     method_at: u32,
 }
@@ -42,7 +39,7 @@ impl ServerConnection {
             max_calls: settings.max_calls,
         };
         hello.write(self.output.buffer());
-        self.phase = Phase::Mux(State { peer_max_body: None, leaving: false, pings: None, method_at: 0 });
+        self.phase = Phase::Mux(State { peer_max_body: None, leaving: false, method_at: 0 });
         if self.drains() {
             self.announce_drain();
         }
@@ -161,7 +158,7 @@ impl ServerConnection {
         if opens && !self.ignores_requests() {
             append_failure(self.output.buffer(), call, &refusal);
         }
-        self.skip = u64::from(header.meta_len) + u64::from(header.body_len);
+        self.rare().skip = u64::from(header.meta_len) + u64::from(header.body_len);
         Progress::Used(HEADER_LEN)
     }
 
@@ -261,7 +258,7 @@ impl ServerConnection {
 
     fn ping(&mut self, body: &[u8], len: usize, now: Instant) -> Progress {
         let interval = self.settings.min_ping_interval;
-        let (left, since) = &mut **self.state().pings.get_or_insert_with(|| Box::new((PING_BURST, now)));
+        let (left, since) = self.rare().pings.get_or_insert((PING_BURST, now));
         if now.duration_since(*since) >= interval {
             (*left, *since) = (PING_BURST, now);
         }

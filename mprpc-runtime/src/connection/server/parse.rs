@@ -47,7 +47,7 @@ impl ServerConnection {
             match progress {
                 Progress::Used(n) => {
                     used += n;
-                    if n > 0 && self.skip == 0 {
+                    if n > 0 && self.to_skip() == 0 {
                         self.watch.frame_complete();
                     }
                 }
@@ -66,7 +66,7 @@ impl ServerConnection {
     /// Parses what waits in the inbox: more bytes came, or the reason to wait is gone.
     pub(super) fn parse_inbox(&mut self, now: Instant) {
         let mut inbox = std::mem::take(&mut self.inbox);
-        let mux = matches!(self.phase, Phase::Mux(_)) && self.skip == 0;
+        let mux = matches!(self.phase, Phase::Mux(_)) && self.to_skip() == 0;
         let large = Header::large(inbox.as_slice()).filter(|total| mux && *total <= inbox.len());
         if large.is_some() {
             let bytes = inbox.freeze();
@@ -83,9 +83,10 @@ impl ServerConnection {
 
     /// Drops the bytes of a refused frame that are among the next `n`.
     fn skip(&mut self, n: usize) -> usize {
-        let dropped = self.skip.min(n as u64);
-        self.skip -= dropped;
-        if dropped > 0 && self.skip == 0 {
+        let Some(rare) = &mut self.rare else { return 0 };
+        let dropped = rare.skip.min(n as u64);
+        rare.skip -= dropped;
+        if dropped > 0 && rare.skip == 0 {
             self.watch.frame_complete();
         }
         dropped as usize

@@ -244,7 +244,7 @@ fn no_size_in_a_header_takes_memory_that_was_not_sent() {
 
 #[test]
 fn an_idle_connection_holds_little_memory() {
-    assert!(size_of::<ServerConnection>() <= 384, "{}", size_of::<ServerConnection>());
+    assert!(size_of::<ServerConnection>() <= 264, "{}", size_of::<ServerConnection>());
     let mut server = Server::mux();
     server.lives(1);
     assert_eq!(server.conn.buffered(), 0);
