@@ -7,6 +7,8 @@ use std::{
     time::Instant,
 };
 
+use crate::wakes;
+
 /// A value that is brought once and taken once, by a thread that sleeps until then or by a task that is woken.
 /// Who comes late to sleep costs the bringer no system call.
 #[derive(Debug)]
@@ -34,7 +36,7 @@ impl<T> Awaited<T> {
         let (sleeper, waker) = (state.sleeper.take(), state.waker.take());
         drop(state);
         if let Some(sleeper) = sleeper {
-            sleeper.unpark();
+            wakes::wake(sleeper);
         }
         if let Some(waker) = waker {
             waker.wake();
@@ -64,10 +66,16 @@ impl<T> Awaited<T> {
     /// # Panics
     /// If the value was taken already.
     pub(crate) fn wait(&self, limit: Instant) -> Option<T> {
+        let mut slept = false;
         loop {
             let mut state = self.lock();
             if state.arrived {
-                return Some(state.value.take().expect(TAKEN_ONCE));
+                let value = state.value.take().expect(TAKEN_ONCE);
+                drop(state);
+                if slept {
+                    wakes::help();
+                }
+                return Some(value);
             }
             let left = limit.saturating_duration_since(Instant::now());
             if left.is_zero() {
@@ -76,6 +84,7 @@ impl<T> Awaited<T> {
             state.sleeper.get_or_insert_with(thread::current);
             drop(state);
             thread::park_timeout(left);
+            slept = true;
         }
     }
 

@@ -78,6 +78,7 @@ pub mod stages;
 pub mod status;
 pub mod stub;
 pub mod table;
+mod wakes;
 pub mod wire;
 pub mod worker;
 

@@ -32,6 +32,7 @@ use crate::{
         Command, ConnId, Mailbox,
         mailbox::{Posts, Run},
     },
+    wakes,
     wire::buf::Output,
 };
 
@@ -78,6 +79,7 @@ impl EventLoop {
 
     pub(super) fn run(mut self) {
         let (mut events, mut posts) = (Events::with_capacity(EVENTS), Posts::default());
+        wakes::note();
         while !self.stopped {
             if let Err(error) = self.wait(&mut events, &mut posts) {
                 log::error!("a reactor stops because it cannot wait for events: {error}");
@@ -148,6 +150,7 @@ impl EventLoop {
         posts.drain_runs(|id, run| self.post(id, run));
         self.work();
         self.end_turn();
+        wakes::wake_noted();
         self.see_off();
         self.rewatch();
         let slots = &self.slots;
@@ -168,6 +171,7 @@ impl EventLoop {
                 group += 1;
                 let mut waiting = 0;
                 self.step(id, |slot, turn| slot.take_in(turn).map(|()| waiting = slot.waiting()));
+                wakes::wake_noted();
                 // Behind much they wait until some of it is out.
                 if waiting <= READ_BYTES {
                     self.post_own(id);
@@ -404,6 +408,7 @@ impl Drop for EventLoop {
             guarded(|| command.undeliverable());
         });
         self.end_turn();
+        wakes::wake_noted();
     }
 }
 
