@@ -423,14 +423,21 @@ fn what_the_peer_does_not_take_is_not_sent_once_it_said_so() {
     assert!(left.try_recv().is_err(), "the connections are still there");
 }
 
-/// A registry whose answer can be changed.
+/// A registry whose answer can be changed, and that counts how often it is asked for it.
 #[derive(Default)]
-struct Listed(RwLock<Arc<Snapshot>>);
+struct Listed {
+    snapshot: RwLock<Arc<Snapshot>>,
+    asked: AtomicUsize,
+    edition: AtomicU64,
+    /// It says when its answer changes.
+    tells: bool,
+}
 
 impl Listed {
     fn list(&self, addrs: &[SocketAddr]) {
         let endpoints = addrs.iter().map(|addr| Endpoint::new(*addr, Wire::Mux)).collect();
-        *self.0.write().expect("nobody panics with it") = Arc::new(Snapshot { endpoints });
+        *self.snapshot.write().expect("nobody panics with it") = Arc::new(Snapshot { endpoints });
+        self.edition.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -441,7 +448,11 @@ impl Registry for Listed {
     fn drain(&self, _: SocketAddr, _: Instant) {}
     fn withdraw(&self, _: SocketAddr, _: Instant) {}
     fn lookup(&self, _: &ServiceName, _: Instant) -> Result<Arc<Snapshot>, Error> {
-        Ok(self.0.read().expect("nobody panics with it").clone())
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(self.snapshot.read().expect("nobody panics with it").clone())
+    }
+    fn edition(&self) -> Option<u64> {
+        self.tells.then(|| self.edition.load(Ordering::SeqCst))
     }
 }
 
@@ -493,41 +504,11 @@ fn a_registry_that_suddenly_lists_nobody_or_half_is_doubted_while_they_answer() 
     assert!(counts.len() == 2, "{counts:?}");
 }
 
-/// A registry that says when its answer changes, and counts how often it is asked for it.
-#[derive(Default)]
-struct Counted {
-    listed: Listed,
-    edition: AtomicU64,
-    asked: AtomicUsize,
-}
-
-impl Counted {
-    fn list(&self, addrs: &[SocketAddr]) {
-        self.listed.list(addrs);
-        self.edition.fetch_add(1, Ordering::SeqCst);
-    }
-}
-
-impl Registry for Counted {
-    fn publish(&self, _: Publication) -> Result<(), Error> {
-        Ok(())
-    }
-    fn drain(&self, _: SocketAddr, _: Instant) {}
-    fn withdraw(&self, _: SocketAddr, _: Instant) {}
-    fn lookup(&self, service: &ServiceName, deadline: Instant) -> Result<Arc<Snapshot>, Error> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
-        self.listed.lookup(service, deadline)
-    }
-    fn edition(&self) -> Option<u64> {
-        Some(self.edition.load(Ordering::SeqCst))
-    }
-}
-
 #[test]
 fn a_registry_is_asked_again_only_when_its_edition_changes() {
     let app = app(&[]);
     let [one, two, three] = [0; 3].map(|_| named(&app));
-    let registry = Arc::new(Counted::default());
+    let registry = Arc::new(Listed { tells: true, ..Default::default() });
     registry.list(&[one.addr()]);
     let channel = MprpcChannel::on(&app, registry.clone()).with_balance(Policy::RoundRobin);
     let stub = EchoServiceRpc_Stub::new(channel);

@@ -86,7 +86,7 @@ impl ServiceState {
 
     /// Chooses a peer for the next attempt of a call, which `place` places there; it is also told whether there
     /// are others. One that is known to be bad, or failed this very call, is taken only if there is no other.
-    /// Of the registry only an edition is asked for that did not change.
+    /// The registry is asked who serves only if its edition has changed since.
     pub(super) fn pick<P>(
         &self,
         registry: &dyn Registry,
