@@ -28,9 +28,12 @@ impl<T> Awaited<T> {
         Self(Mutex::new(State { value: None, arrived: false, sleeper: None, waker: None }))
     }
 
-    /// Brings the value.
+    /// Brings the value. Only the first counts.
     pub(crate) fn bring(&self, value: T) {
         let mut state = self.lock();
+        if state.arrived {
+            return;
+        }
         state.value = Some(value);
         state.arrived = true;
         let (sleeper, waker) = (state.sleeper.take(), state.waker.take());
@@ -94,3 +97,85 @@ impl<T> Awaited<T> {
 }
 
 const TAKEN_ONCE: &str = "the result of a pending call is taken once";
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicUsize, Ordering::SeqCst},
+        },
+        task::Wake,
+        time::Duration,
+    };
+
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(20);
+
+    fn soon() -> Instant {
+        Instant::now() + LONG
+    }
+
+    fn until(what: &str, is: impl Fn() -> bool) {
+        let end = soon();
+        while !is() {
+            assert!(Instant::now() < end, "{what}");
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[test]
+    fn the_first_value_is_taken_whether_it_came_before_or_later() {
+        let awaited = Arc::new(Awaited::new());
+        assert_eq!(awaited.wait(Instant::now()), None);
+        let (waits, began) = (awaited.clone(), Instant::now());
+        let waiter = thread::spawn(move || waits.wait(soon()));
+        until("it sleeps", || awaited.lock().sleeper.is_some());
+        awaited.bring(1);
+        awaited.bring(2);
+        assert_eq!(waiter.join().expect("no panic"), Some(1));
+        assert!(began.elapsed() < LONG / 2, "it was woken");
+        assert!(awaited.has_arrived());
+        let early = Awaited::new();
+        early.bring(3);
+        assert_eq!(early.wait(Instant::now()), Some(3));
+    }
+
+    #[test]
+    fn a_task_is_woken() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, SeqCst);
+            }
+        }
+        let (awaited, count) = (Awaited::new(), Arc::new(Count(AtomicUsize::new(0))));
+        let waker = Waker::from(count.clone());
+        let context = &Context::from_waker(&waker);
+        assert_eq!(awaited.poll(context), Poll::Pending);
+        awaited.bring(1);
+        assert_eq!(count.0.load(SeqCst), 1);
+        assert_eq!(awaited.poll(context), Poll::Ready(1));
+    }
+
+    #[test]
+    fn who_was_woken_wakes_the_next() {
+        let all: Vec<_> = (0..20).map(|_| Arc::new(Awaited::new())).collect();
+        let began = Instant::now();
+        let wait = |awaited: &Arc<Awaited<()>>| {
+            let awaited = awaited.clone();
+            thread::spawn(move || awaited.wait(soon()))
+        };
+        let waiters: Vec<_> = all.iter().map(wait).collect();
+        until("all sleep", || all.iter().all(|awaited| awaited.lock().sleeper.is_some()));
+        wakes::begin();
+        all.iter().for_each(|awaited| awaited.bring(()));
+        wakes::share_noted();
+        // The only one that this thread wakes.
+        wakes::help();
+        waiters.into_iter().for_each(|waiter| assert_eq!(waiter.join().expect("no panic"), Some(())));
+        assert!(began.elapsed() < LONG / 2, "they were woken");
+        wakes::end();
+    }
+}

@@ -96,7 +96,7 @@ pub(crate) fn call_and_wait<C: RpcChannel + ?Sized>(
     let began = Instant::now();
     let allowed = call.timeout(channel.default_timeout());
     let awaited = Arc::new(Awaited::new());
-    let brought = awaited.clone();
+    let bringer = Bringer(awaited.clone());
     channel.call_method(
         call,
         Box::new(move |result| {
@@ -104,15 +104,27 @@ pub(crate) fn call_and_wait<C: RpcChannel + ?Sized>(
                 let extras = extras(&received);
                 (received.body.into_owned(), extras)
             });
-            brought.bring(owned);
+            bringer.0.bring(Some(owned));
         }),
     );
-    let (body, extras): (Body<'static>, _) = awaited.wait(began + allowed + SLACK).unwrap_or_else(|| {
-        let status = Status::deadline_exceeded("the channel did not end the call in time");
-        Err(call.error(status, Ran::Maybe, began.elapsed(), allowed))
+    let failed = |status| call.error(status, Ran::Maybe, began.elapsed(), allowed);
+    let result = awaited.wait(began + allowed + SLACK).flatten();
+    let (body, extras) = result.unwrap_or_else(|| {
+        Err(failed(Status::deadline_exceeded("the channel did not end the call in time")))
     })?;
-    parse_response(call.method, &body, response)?;
+    body.parse_into(response).map_err(|error| failed(unparseable(call.method, &error)))?;
     Ok(extras)
+}
+
+/// Brings how a call ended; dropped, that nobody will.
+struct Bringer(Arc<Awaited<Option<Owned>>>);
+
+type Owned = Result<(Body<'static>, ReplyExtras), Error>;
+
+impl Drop for Bringer {
+    fn drop(&mut self) {
+        self.0.bring(None);
+    }
 }
 
 /// A failed call of which no peer is known.
@@ -153,10 +165,14 @@ pub(crate) fn parse_response(
     response: &mut dyn MessageDyn,
 ) -> Result<(), Error> {
     body.parse_into(response).map_err(|error| {
-        let status = Status::internal(format!("the response is no {}: {error}", method.response_type));
+        let status = unparseable(method, &error);
         // A clock read for each call, only to say how long this one took, would be too dear.
         call_error(method, status, Ran::Maybe, Duration::ZERO, Duration::ZERO)
     })
+}
+
+fn unparseable(method: &MethodDescriptor, error: &protobuf::Error) -> Status {
+    Status::internal(format!("the response is no {}: {error}", method.response_type))
 }
 
 /// Waiting on a reactor's thread would wait for that very thread.

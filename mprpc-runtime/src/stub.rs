@@ -12,6 +12,7 @@ use crate::{
     interceptor::{ClientInterceptor, Intercepted},
     pending::Pending,
     rpc_channel::{Call, RpcChannel, extras, parse_response, refuse_on_reactor},
+    wakes,
 };
 
 /// What a generated `XxxRpc_Stub` wraps. Cheap to clone.
@@ -86,7 +87,11 @@ impl Stub {
         Q: MessageFull,
         R: MessageFull,
     {
-        self.begin(method, request, &self.options, done);
+        self.begin(method, request, &self.options, |result| {
+            // Others who were answered shall not wait for what it does.
+            wakes::wake_noted();
+            done(result);
+        });
     }
 
     /// Calls and returns a future, which also can be waited for.

@@ -6,7 +6,10 @@
 use std::{
     cell::RefCell,
     collections::VecDeque,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     thread::Thread,
 };
 
@@ -17,10 +20,18 @@ thread_local! {
 
 /// Whom to wake, for whoever comes first. As many as sleep, at most.
 static DUE: Mutex<VecDeque<Thread>> = Mutex::new(VecDeque::new());
+/// Whether there are any: mostly not, and then nobody needs the lock.
+static ANY_DUE: AtomicBool = AtomicBool::new(false);
 
 /// From now on this thread notes whom to wake. It has to call [`wake_noted`] soon after each time that it may have.
-pub(crate) fn note() {
+pub(crate) fn begin() {
     NOTED.set(Some(Vec::new()));
+}
+
+/// Wakes all that this thread has noted. It notes nobody any more.
+pub(crate) fn end() {
+    wake_noted();
+    NOTED.set(None);
 }
 
 /// Wakes a thread that is parked, or is going to be; or notes that it has to be.
@@ -38,32 +49,36 @@ pub(crate) fn wake(thread: Thread) {
 /// Wakes all that this thread has noted.
 #[inline]
 pub(crate) fn wake_noted() {
-    let none = NOTED.with_borrow(|noted| noted.as_ref().is_none_or(Vec::is_empty));
-    if !none {
-        wake_some();
-    }
-}
-
-fn wake_some() {
-    let mut noted = NOTED.take().unwrap_or_default();
-    if noted.len() <= FEW {
-        noted.drain(..).for_each(|thread| thread.unpark());
-    } else {
-        DUE.lock().unwrap_or_else(PoisonError::into_inner).extend(noted.drain(..));
+    let noted = NOTED.try_with(|noted| noted.borrow().as_ref().map_or(0, Vec::len)).unwrap_or(0);
+    if noted > 0 {
+        share_noted();
         while help() {}
     }
-    NOTED.set(Some(noted));
 }
 
-/// Wakes one of those that have to be, if there are any.
+/// Lets all that this thread has noted be woken by whoever calls `help`.
+pub(crate) fn share_noted() {
+    let mut due = due();
+    NOTED.with_borrow_mut(|noted| noted.iter_mut().for_each(|noted| due.extend(noted.drain(..))));
+    ANY_DUE.store(!due.is_empty(), Relaxed);
+}
+
+/// Wakes one of those that are due. Returns whether there was one.
 pub(crate) fn help() -> bool {
-    let thread = DUE.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+    if !ANY_DUE.load(Relaxed) {
+        return false;
+    }
+    let mut due = due();
+    let thread = due.pop_front();
+    ANY_DUE.store(!due.is_empty(), Relaxed);
+    drop(due);
     thread.iter().for_each(Thread::unpark);
     thread.is_some()
 }
 
-/// So many are woken without help.
-const FEW: usize = 2;
+fn due() -> MutexGuard<'static, VecDeque<Thread>> {
+    DUE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 #[cfg(test)]
 mod tests {
@@ -94,10 +109,10 @@ mod tests {
 
     #[test]
     fn who_was_noted_sleeps_on_until_all_are_woken() {
-        for count in [1, FEW, 50] {
+        for count in [1, 2, 50] {
             let (awake, began) = (Arc::default(), Instant::now());
             let sleepers = sleepers(count, &awake);
-            note();
+            begin();
             sleepers.iter().for_each(|sleeper| wake(sleeper.thread().clone()));
             thread::sleep(Duration::from_millis(20));
             assert_eq!(awake.load(SeqCst), 0, "they are only noted");
@@ -105,7 +120,7 @@ mod tests {
             wake_noted();
             sleepers.into_iter().for_each(|sleeper| sleeper.join().expect("it wakes"));
             assert!(began.elapsed() < Duration::from_secs(10), "{count} were woken, not late");
-            NOTED.set(None);
+            end();
         }
     }
 

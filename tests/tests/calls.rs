@@ -10,8 +10,9 @@ use std::{
 };
 
 use mprpc_runtime::{
-    Answered, Arrived, CallOptions, CancelToken, ClientInterceptor, Code, Ended, Error, InProcessChannel,
-    MprpcChannel, MprpcController, Pending, ServerInterceptor, Stages, Status,
+    Answered, Arrived, Call, CallOptions, CancelToken, ClientInterceptor, Code, Ended, Error,
+    InProcessChannel, MprpcChannel, MprpcController, Pending, RpcChannel, ServerInterceptor, Stages, Status,
+    rpc_channel::Done,
     wire::{Dialect, legacy},
 };
 use mprpc_tests::{
@@ -204,7 +205,7 @@ fn callers_above_share_above_share_a_connection_but_not_for_large_requests() {
                 });
             }
         });
-        let options = CallOptions::new().timeout(ms(50));
+        let options = CallOptions::new().timeout(ms(500));
         let error = stub.with(options).sleep(&nap(10_000)).unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
         assert_eq!(echo.ran.load(Ordering::SeqCst), 163);
@@ -212,6 +213,42 @@ fn callers_above_share_above_share_a_connection_but_not_for_large_requests() {
         assert_eq!(error.code(), Code::Unavailable, "a connection of its own is one too many: {error}");
         assert!(stub.echo(&text(&"x".repeat(15 << 10))).is_ok());
     });
+}
+
+#[test]
+fn a_callback_that_waits_for_an_answer_read_before_it_goes_on() {
+    with_stub(&[], |stub, _| {
+        for _ in 0..20 {
+            // Held back until all are posted, so that their answers come together.
+            let (go, gate) = mpsc::channel::<()>();
+            stub.echo_inline_async(&text("first"), move |_| {
+                let _ = gate.recv_timeout(LONG);
+            });
+            let pending = stub.echo_inline_start(&text("x"));
+            let ((told, heard), (done, ended)) = (mpsc::channel(), mpsc::channel());
+            stub.echo_inline_async(&text("x"), move |_| {
+                done.send(heard.recv_timeout(LONG)).expect("the test waits")
+            });
+            go.send(()).expect("the callback waits");
+            let began = Instant::now();
+            pending.wait().unwrap();
+            assert!(began.elapsed() < Duration::from_secs(4), "5 s are allowed");
+            told.send(()).expect("the callback waits");
+            assert!(ended.recv_timeout(LONG).expect("it ended").is_ok());
+        }
+    });
+}
+
+#[test]
+fn a_call_that_its_channel_forgets_ends_at_once() {
+    struct Forgetful;
+    impl RpcChannel for Forgetful {
+        fn call_method(&self, _: Call<'_>, _: Done) {}
+    }
+    let began = Instant::now();
+    let error = EchoServiceRpc_Stub::new(Forgetful).echo(&text("x")).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(4), "the time allowed is 5 s");
+    assert!(!error.did_not_run() && error.to_string().contains("did not end the call"), "{error}");
 }
 
 #[test]

@@ -233,7 +233,10 @@ impl RpcChannel for MprpcChannel {
         let (service, _) = self.service(call.method);
         let caller = service.callers.enter();
         if caller.shares && encode::size(&call) <= SMALL {
-            return call_and_wait(self, call, response);
+            let began = Instant::now();
+            let result = call_and_wait(self, call, response);
+            caller.took(began.elapsed());
+            return result;
         }
         let mut attempts = Attempts::new(&call, self.timeout);
         self.shared.budget.earn();
@@ -251,6 +254,7 @@ impl RpcChannel for MprpcChannel {
             };
             attempts.begin(&placed.peer);
             let (result, end) = blocking::call(&placed.peer, client, &call, (&mut attempts, now), response);
+            caller.took(end.saturating_duration_since(now));
             match result {
                 Ok(mut extras) => {
                     placed.answered(end);

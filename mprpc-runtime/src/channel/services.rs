@@ -108,7 +108,7 @@ impl ServiceState {
             if old.is_doubted(now) || !Arc::ptr_eq(&old.snapshot, &snapshot) {
                 old.renew(&self.name.full, &snapshot, now, peers);
                 self.sole.store(old.sole(), Ordering::Release);
-                self.callers.set_can(old.members.iter().all(|member| member.endpoint.wire == Wire::Mux));
+                self.callers.set_sharable(old.members.iter().all(|member| member.endpoint.wire == Wire::Mux));
             }
             if let Some(edition) = edition {
                 self.edition.store(edition, Ordering::Release);

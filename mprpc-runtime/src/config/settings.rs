@@ -155,8 +155,8 @@ settings! {
     pub max_output: usize = "1M", "1k" to "1G";
     /// Bytes that all connections of a provider hold; beyond, large requests are refused.
     pub max_memory: usize = "256M", "1M" to "1024G";
-    /// Blocking callers of one service at a time above which they share a connection instead of having one each.
-    pub share_above: usize = 8 * cores(), "0" to "1000000";
+    /// Blocking callers of one service above which they share a connection, if their calls are quick; 0: always.
+    pub share_above: usize = if cores() <= 4 { 8 * cores() } else { 1_000_000 }, "0" to "1000000";
     /// Idle connections that blocking callers keep to one endpoint.
     pub max_idle: usize = 8, "0" to "10000";
 

@@ -79,7 +79,7 @@ impl EventLoop {
 
     pub(super) fn run(mut self) {
         let (mut events, mut posts) = (Events::with_capacity(EVENTS), Posts::default());
-        wakes::note();
+        wakes::begin();
         while !self.stopped {
             if let Err(error) = self.wait(&mut events, &mut posts) {
                 log::error!("a reactor stops because it cannot wait for events: {error}");
@@ -150,9 +150,9 @@ impl EventLoop {
         posts.drain_runs(|id, run| self.post(id, run));
         self.work();
         self.end_turn();
-        wakes::wake_noted();
         self.see_off();
         self.rewatch();
+        wakes::wake_noted();
         let slots = &self.slots;
         self.turn
             .timers
@@ -408,7 +408,7 @@ impl Drop for EventLoop {
             guarded(|| command.undeliverable());
         });
         self.end_turn();
-        wakes::wake_noted();
+        wakes::end();
     }
 }
 
