@@ -71,10 +71,10 @@ BUDGETS = """
 status 140  error 130
 wire 850  balance 500  wakes 58
 connection 3085
-reactor 1407  registry 2034  logger 400  config 501
+reactor 1407  registry 2040  logger 400  config 501
 descriptor 90  awaited 75  controller 220  interceptor 170  rpc_channel 150  service 155  pending 75  table 145  lanes 130  worker 190  stub 145  stages 80
 application 180
-provider 800  channel 1580  inprocess 140  fault_plan 180
+provider 803  channel 1580  inprocess 140  fault_plan 180
 lib 60
 """
 

@@ -28,7 +28,7 @@ impl Stub {
         Self { channel: Arc::new(channel), options: CallOptions::new() }
     }
 
-    /// The same stub with other options.
+    /// The same stub with these options in place of all that it had.
     #[must_use]
     pub fn with(&self, options: CallOptions) -> Self {
         Self { channel: self.channel.clone(), options }

@@ -256,7 +256,11 @@ fn sighup_takes_over_what_can_change_and_leaves_everything_when_the_file_is_bad(
     };
     dir.conf("callee.conf", &[("max_queue", "many")]);
     says("max_queue = many: want a whole number");
-    dir.conf("callee.conf", &[("max_queue", "9"), ("max_address_connections", "1"), ("worker_threads", "3")]);
+    dir.conf(
+        "callee.conf",
+        &[("max_queue", "9"), ("max_address_connections", "1"), ("worker_threads", "3"), ("max_bodi", "5")],
+    );
+    says("max_bodi");
     says("reload: max_queue = 9, was 7: takes effect");
     says("worker_threads = 3, was 2: needs a restart");
     let _held = TcpStream::connect(addr).unwrap();

@@ -11,6 +11,9 @@ impl RunningProvider {
     /// The file cannot be read or has a bad value; then everything stays as it was.
     pub fn reload(&mut self) -> Result<(), Error> {
         let new = self.config.reread()?;
+        for warning in new.warnings() {
+            log::warn!("reload: {warning}");
+        }
         let changes = self.config.changes(&new);
         if changes.is_empty() {
             log::info!("reload: nothing has changed");

@@ -217,9 +217,16 @@ impl ZooKeeperRegistry {
         let addr = publication.addr;
         publication.check()?;
         publication.services.iter().try_for_each(nodes::check_names)?;
-        if !nodes::dialable(addr) || (addr.ip().is_loopback() && self.options.is_remote()) {
-            let text = "cannot be dialled from elsewhere: set `advertise` to the address that callers use";
-            return Err(Error::Config(format!("{addr} {text}")));
+        let unfit =
+            |text: &str| Err(Error::Config(format!("{addr} cannot be dialled from elsewhere: {text}")));
+        if addr.ip().is_loopback() && self.options.is_remote() {
+            return unfit(
+                "set `rpcserverip` to an address of this machine that callers reach, or to 0.0.0.0, which takes them \
+                 all; and `advertise` if callers use another than the way to ZooKeeper begins with",
+            );
+        }
+        if !nodes::dialable(addr) {
+            return unfit("set `advertise` to the address that callers use");
         }
         if publication.legacy && nodes::mirror_text(addr).is_none() {
             log::warn!("C++ callers know IPv4 only and will not find {addr}");
