@@ -22,7 +22,7 @@ impl<T> Calls<T> {
     }
 
     /// Adds a call. `id` must be above every id added before.
-    pub fn insert(&mut self, id: u64, call: T) -> &mut T {
+    pub fn insert(&mut self, id: u64, call: T) {
         debug_assert!(self.queue.back().is_none_or(|(last, _)| *last < id));
         // A long call at the front keeps its finished followers in the queue; drop them when
         // they are the majority.
@@ -35,7 +35,6 @@ impl<T> Calls<T> {
             self.queue.reserve_exact(1);
         }
         self.queue.push_back((id, Some(call)));
-        self.queue.back_mut().and_then(|(_, call)| call.as_mut()).expect("it was just added")
     }
 
     /// The call with this id, if it waits.

@@ -61,7 +61,8 @@ pub(super) fn takes(mailbox: &Mailbox, conn: ConnId, call: u64) -> bool {
 /// Answers `call`, which may answer here, by what `write` appends to either.
 #[inline]
 pub(super) fn answer(call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)) {
-    LENT.with(|lent| {
+    // `with` is not inlined everywhere.
+    let _ = LENT.try_with(|lent| {
         let lent = &mut *lent.borrow_mut();
         write(&mut lent.answers, &mut lent.pieces);
         lent.answered.push((call, failed));
@@ -78,10 +79,10 @@ pub(super) fn forget(call: u64) -> bool {
 /// their answers to `out`, without a copy if nothing waits there.
 pub(super) fn reclaim(out: &mut Output, mut each: impl FnMut(u64, bool)) {
     TO.with(|to| to.set(None));
-    LENT.with(|lent| {
+    let _ = LENT.try_with(|lent| {
         let lent = &mut *lent.borrow_mut();
         lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
         out.append(&mut lent.answers);
         lent.pieces.drain(..).for_each(|piece| out.share(piece));
-    })
+    });
 }

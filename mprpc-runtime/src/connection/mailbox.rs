@@ -195,9 +195,9 @@ impl Mailbox {
         self.ended.store(self.ended() + calls, Ordering::Relaxed);
     }
 
-    /// Counts calls that were begun and will be answered here.
+    /// Counts calls that were begun and will be answered here. Only for the thread that calls `take`.
     pub fn begin(&self, calls: u64) {
-        self.begun.fetch_add(calls, Ordering::Relaxed);
+        self.begun.store(self.begun.load(Ordering::Relaxed) + calls, Ordering::Relaxed);
     }
 
     /// Calls that were answered here so far.
@@ -243,14 +243,10 @@ impl Mailbox {
     pub fn reclaim(&self, out: &mut Output, each: impl FnMut(u64, bool)) -> bool {
         lent::reclaim(out, each);
         let ended = self.in_turn.load(Ordering::Relaxed).saturating_sub(1);
-        if ended > 0 {
-            // So that nobody who asks for an account sees one without the other.
-            let _inner = self.lock();
-            self.end(ended);
-            self.in_turn.store(0, Ordering::Relaxed);
-        } else {
-            self.in_turn.store(0, Ordering::Relaxed);
-        }
+        // So that nobody who asks for an account sees one without the other.
+        let inner = (ended > 0).then(|| self.lock());
+        inner.iter().for_each(|_| self.end(ended));
+        self.in_turn.store(0, Ordering::Relaxed);
         ended > 0
     }
 

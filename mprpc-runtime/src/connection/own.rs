@@ -31,6 +31,7 @@ pub(super) fn end() {
 
 /// Posts `command` if it starts a call that nobody can cancel, this thread is the one of `mailbox`, and fewer
 /// than `limit` calls wait; else gives it back.
+#[inline]
 pub(super) fn post(mailbox: &Mailbox, limit: usize, conn: ConnId, command: Command) -> Option<Command> {
     if !matches!(command, Command::Start { tag: 0, .. }) {
         return Some(command);

@@ -65,8 +65,8 @@ impl Quota {
         let grains = (bytes / GRAIN) as u32;
         if grains != *held {
             // Wraps, so that it subtracts too.
-            let more = (grains as usize).wrapping_sub(*held as usize);
-            self.used.fetch_add(more.wrapping_mul(GRAIN), Ordering::Relaxed);
+            let more = (grains as usize).wrapping_sub(*held as usize).wrapping_mul(GRAIN);
+            self.used.fetch_add(more, Ordering::Relaxed);
             *held = grains;
         }
     }

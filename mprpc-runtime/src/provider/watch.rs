@@ -85,7 +85,8 @@ impl Watch {
 
     /// The handler of this number begins now on this thread. `end` must follow.
     pub(super) fn begin(&self, number: usize, inline: bool, now: Instant) {
-        PLACE.with(|place| {
+        // `with` is not inlined everywhere.
+        let _ = PLACE.try_with(|place| {
             let epoch = self.shared.epoch;
             let Place { seat, since } =
                 place.get_or_init(|| Place { seat: self.shared.seat(inline), since: Cell::new(epoch) });
@@ -99,7 +100,7 @@ impl Watch {
 
     /// The handler that began last on this thread has ended.
     pub(super) fn end() {
-        PLACE.with(|place| {
+        let _ = PLACE.try_with(|place| {
             if let Some(place) = place.get() {
                 place.seat.running.store(0, Ordering::Release);
             }

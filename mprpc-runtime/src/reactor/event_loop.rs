@@ -42,8 +42,6 @@ pub(super) struct EventLoop {
     options: ReactorOptions,
     slots: HashMap<ConnId, Box<Slot>, BuildHasherDefault<IdHasher>>,
     turn: Turn,
-    /// Memory for `post_own`.
-    own: Posts,
     /// Whose connections were touched in this turn.
     servers: Vec<Arc<dyn Accept>>,
     /// When servers want their turn to end, though nothing else may happen.
@@ -66,7 +64,6 @@ impl EventLoop {
             options,
             slots: HashMap::default(),
             turn: Turn::new(),
-            own: Posts::default(),
             servers: Vec::new(),
             recalls: Vec::new(),
             doors: Vec::new(),
@@ -136,10 +133,10 @@ impl EventLoop {
                 self.turn.touch(slot);
             }
         }
-        self.work();
+        self.work(posts);
         // After those who left: who has fewest connections shall have the next.
         if knock {
-            self.answer_doors();
+            self.answer_doors(posts);
         }
         // After reading: what a deadline waits for may have come.
         while let Some((at, id)) = self.turn.timers.due(self.turn.now) {
@@ -148,7 +145,7 @@ impl EventLoop {
         // Callbacks have started calls: their bytes leave now, in one write each.
         self.mailbox.take(posts, false);
         posts.drain_runs(|id, run| self.post(id, run));
-        self.work();
+        self.work(posts);
         self.end_turn();
         self.see_off();
         self.rewatch();
@@ -161,8 +158,8 @@ impl EventLoop {
 
     /// Works once on each connection in the queue; who is not done goes to its end. Some are read from, then those are
     /// written to: so the system's code stays in the processor's cache, and a peer that wakes finds more than one answer.
-    /// An inline handler that takes long delays the answers of its group, too.
-    fn work(&mut self) {
+    /// An inline handler that takes long delays the answers of its group, too. `posts` are empty, before and after.
+    fn work(&mut self, posts: &mut Posts) {
         let mut left = self.turn.queue.len();
         while left > 0 {
             let (mut group, mut output) = (0, 0);
@@ -174,7 +171,7 @@ impl EventLoop {
                 wakes::wake_noted();
                 // Behind much they wait until some of it is out.
                 if waiting <= READ_BYTES {
-                    self.post_own(id);
+                    self.post_own(id, posts);
                 }
                 output += waiting;
             }
@@ -188,11 +185,9 @@ impl EventLoop {
     }
 
     /// Posts the calls that callbacks of a connection have started on it, if no other such call waits.
-    fn post_own(&mut self, id: ConnId) {
-        if self.mailbox.take_own(id, &mut self.own) {
-            let mut own = mem::take(&mut self.own);
-            own.drain_runs(|id, run| self.post(id, run));
-            self.own = own;
+    fn post_own(&mut self, id: ConnId, posts: &mut Posts) {
+        if self.mailbox.take_own(id, posts) {
+            posts.drain_runs(|id, run| self.post(id, run));
         }
     }
 
@@ -232,7 +227,7 @@ impl EventLoop {
                 self.doors.retain(|door| door.strong_count() > 0);
                 self.doors.push(door);
                 // A connect may have told us of it before we knew.
-                self.answer_doors();
+                self.answer_doors(&mut Posts::default());
             }
             Order::Connect(id, peer, make, place) => {
                 let made = guarded(|| make(id, self.mailbox.clone(), now));
@@ -262,7 +257,7 @@ impl EventLoop {
     }
 
     /// Accepts who waits at the doors; keeps those who shall be here, sends the others on.
-    fn answer_doors(&mut self) {
+    fn answer_doors(&mut self, posts: &mut Posts) {
         let here = self.mailbox.clone();
         let doors = mem::take(&mut self.doors);
         for door in doors.iter().filter_map(Weak::upgrade) {
@@ -270,7 +265,7 @@ impl EventLoop {
                 if Arc::ptr_eq(handle.mailbox(), &here) {
                     self.carry_out(order);
                     // Its request is mostly there; to look whether others wait may wait.
-                    self.work();
+                    self.work(posts);
                 } else {
                     handle.order(order);
                 }

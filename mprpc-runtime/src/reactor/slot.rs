@@ -242,13 +242,15 @@ impl Slot {
             return Err(End::Lost(error));
         }
         self.carry_out_intent()?;
-        turn.keep(self.connection.output());
+        let output = self.connection.output();
+        turn.keep(output);
+        let may_write = self.out == Out::Ready && !output.is_empty();
         let wanted = self.connection.next_timeout();
         turn.timers.schedule(self.id, &mut self.timer, wanted);
         if self.watch == Watch::New || self.may_linger() {
             turn.rewatch.push(self.id);
         }
-        if self.may_read() || (self.out == Out::Ready && !self.connection.output().is_empty()) {
+        if may_write || self.may_read() {
             turn.touch(self);
         }
         Ok(())
@@ -317,18 +319,18 @@ impl Slot {
 
     fn write(&mut self, now: Instant) -> io::Result<()> {
         // `written` may make more output; whoever always does must let others have their turn.
-        let mut flags = SendFlags::NOSIGNAL;
-        #[cfg(target_os = "linux")]
-        if self.connection.intent() == Intent::ShutDown {
-            // The FIN that follows at once takes these bytes along: one segment, one wake-up of the peer.
-            flags |= SendFlags::MORE;
-        }
         for _ in 0..WRITES {
-            let stopped = self.out != Out::Ready || self.connection.intent() == Intent::Reset;
-            let output = self.connection.output();
-            if stopped || output.is_empty() {
+            if self.out != Out::Ready || self.connection.output().is_empty() {
                 break;
             }
+            let flags = match self.connection.intent() {
+                Intent::Reset => break,
+                // The FIN that follows at once takes these bytes along: one segment, one wake-up of the peer.
+                #[cfg(target_os = "linux")]
+                Intent::ShutDown => SendFlags::NOSIGNAL | SendFlags::MORE,
+                _ => SendFlags::NOSIGNAL,
+            };
+            let output = self.connection.output();
             let sent = if output.pending().len() == output.len() {
                 send(&self.stream, output.pending(), flags)
             } else {

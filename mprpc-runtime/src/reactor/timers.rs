@@ -29,6 +29,7 @@ impl Timers {
     }
 
     /// Sees to it that `id` comes up at `wanted` or before; `entry` is its valid entry, if any.
+    #[inline]
     pub(super) fn schedule(&mut self, id: ConnId, entry: &mut Option<Instant>, wanted: Option<Instant>) {
         if let Some(at) = wanted
             && entry.is_none_or(|entry| at < entry)

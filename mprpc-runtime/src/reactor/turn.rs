@@ -41,6 +41,7 @@ impl Turn {
         }
     }
 
+    #[inline]
     pub(super) fn lend(&mut self, output: &mut Output) {
         if output.buffer().capacity() == 0 {
             output.provide(self.spares.pop().unwrap_or_default());

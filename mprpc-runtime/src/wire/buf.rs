@@ -173,6 +173,7 @@ impl Output {
     }
 
     /// The buffer to append frames to.
+    #[inline]
     pub fn buffer(&mut self) -> &mut Vec<u8> {
         if self.bytes.len() > MUCH {
             self.begin_new();
@@ -216,6 +217,7 @@ impl Output {
     }
 
     /// Notes that the socket took `n` bytes.
+    #[inline]
     pub fn advance(&mut self, n: usize) {
         self.sent += n as u64;
         let n = self.advance_ahead(n);
@@ -290,6 +292,9 @@ impl Output {
         }
     }
 }
+
+/// What bytes lie in that cannot be shared.
+pub(crate) static NOTHING: Bytes = Bytes::new();
 
 /// What is read into a frame's own memory at least.
 const OWN_READ: usize = 32 << 10;

@@ -14,28 +14,30 @@ use crate::{
     stages::{ServerStages, Stages},
     status::{Code, Status},
     wire::{
-        buf::Inbox,
+        buf::{Inbox, NOTHING},
         mux::{self, END, HEADER_LEN, Header, Hello, Kind, ResponseMeta},
     },
 };
 
 impl<C> ClientConnection<C> {
     pub(super) fn receive_mux(&mut self, bytes: &[u8], sink: Sink<'_, C>) {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        if inbox.is_empty() {
-            let used = self.parse(bytes, &Bytes::new(), sink);
-            inbox.push(&bytes[used..]);
-        } else {
-            inbox.push(bytes);
-            let large = Header::large(inbox.as_slice());
-            if large.is_some_and(|total| self.skip == 0 && total <= inbox.len()) {
-                let bytes = inbox.freeze();
-                let used = self.parse(&bytes, &bytes, sink);
-                inbox = Inbox::thaw(bytes, used);
-            } else {
-                let used = self.parse(inbox.as_slice(), &Bytes::new(), sink);
-                inbox.consume(used);
+        if self.inbox.is_empty() {
+            let used = self.parse(bytes, &NOTHING, sink);
+            if self.is_open() {
+                self.inbox.push(&bytes[used..]);
             }
+            return;
+        }
+        let mut inbox = std::mem::take(&mut self.inbox);
+        inbox.push(bytes);
+        let large = Header::large(inbox.as_slice());
+        if large.is_some_and(|total| self.skip == 0 && total <= inbox.len()) {
+            let bytes = inbox.freeze();
+            let used = self.parse(&bytes, &bytes, sink);
+            inbox = Inbox::thaw(bytes, used);
+        } else {
+            let used = self.parse(inbox.as_slice(), &NOTHING, sink);
+            inbox.consume(used);
         }
         if self.is_open() {
             self.inbox = inbox;

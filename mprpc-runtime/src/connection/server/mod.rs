@@ -29,7 +29,7 @@ use super::{
 };
 use crate::wire::{
     Dialect, Wire,
-    buf::{Inbox, Output},
+    buf::{Inbox, NOTHING, Output},
     mux::Header,
     spare,
 };
@@ -242,7 +242,7 @@ impl ServerConnection {
         idle.then(|| self.active + self.settings.idle_timeout)
     }
 
-    fn posted_answer(&mut self, call: u64, failed: bool, answer: (&[u8], Vec<Bytes>), now: Instant) {
+    fn take_answer(&mut self, call: u64, failed: bool, answer: (&[u8], Vec<Bytes>), now: Instant) {
         self.active = now;
         let Some(entry) = self.calls.remove(call) else {
             return;
@@ -292,7 +292,7 @@ impl Connection for ServerConnection {
         if let Phase::Linger(farewell) = &mut self.phase {
             farewell.drop_bytes(bytes.len());
         } else if self.inbox.is_empty() {
-            let used = self.parse(bytes, &Bytes::new(), now);
+            let used = self.parse(bytes, &NOTHING, now);
             if self.is_open() {
                 self.inbox.push(&bytes[used..]);
             }
@@ -323,9 +323,7 @@ impl Connection for ServerConnection {
 
     fn post(&mut self, command: Command, bytes: &[u8], now: Instant) {
         match command {
-            Command::Answer { call, failed, pieces } => {
-                self.posted_answer(call, failed, (bytes, pieces), now)
-            }
+            Command::Answer { call, failed, pieces } => self.take_answer(call, failed, (bytes, pieces), now),
             Command::Drain => self.start_drain(now),
             Command::Close(reason) => self.close(reason),
             // Nothing else is posted to a server's connection.
@@ -366,11 +364,14 @@ impl Connection for ServerConnection {
     }
 
     fn next_timeout(&self) -> Option<Instant> {
+        let idle = self.idle_until();
         let own = match (&self.phase, self.drain()) {
             (Phase::Reset | Phase::Closed, _) => return None,
             (Phase::Linger(farewell), _) => farewell.due(),
-            (_, Drain::Announced(until)) => self.idle_until().into_iter().chain([until]).min(),
-            _ => self.idle_until(),
+            (_, Drain::Announced(until)) => idle.into_iter().chain([until]).min(),
+            // Then it waits for nothing else.
+            _ if idle.is_some() => return idle,
+            _ => None,
         };
         let watch = self.watch.due(self.settings.request_timeout);
         let calls = self.earliest.filter(|_| !self.calls.is_empty());

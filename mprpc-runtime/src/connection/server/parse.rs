@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{Phase, ServerConnection};
 use crate::wire::{
-    buf::Inbox,
+    buf::{Inbox, NOTHING},
     decoder::{Sniff, sniff},
     mux::Header,
 };
@@ -73,7 +73,7 @@ impl ServerConnection {
             let used = self.parse(&bytes, &bytes, now);
             inbox = Inbox::thaw(bytes, used);
         } else {
-            let used = self.parse(inbox.as_slice(), &Bytes::new(), now);
+            let used = self.parse(inbox.as_slice(), &NOTHING, now);
             inbox.consume(used);
         }
         if self.is_open() {
