@@ -108,10 +108,13 @@ pub(crate) fn call_and_wait<C: RpcChannel + ?Sized>(
         }),
     );
     let failed = |status| call.error(status, Ran::Maybe, began.elapsed(), allowed);
-    let result = awaited.wait(began + allowed + SLACK).flatten();
-    let (body, extras) = result.unwrap_or_else(|| {
-        Err(failed(Status::deadline_exceeded("the channel did not end the call in time")))
-    })?;
+    let (body, extras) = match awaited.wait(began + allowed + SLACK) {
+        Some(Some(result)) => result?,
+        Some(None) => {
+            return Err(failed(Status::internal("the channel did not end the call, but forgot it")));
+        }
+        None => return Err(failed(Status::deadline_exceeded("the channel did not end the call in time"))),
+    };
     body.parse_into(response).map_err(|error| failed(unparseable(call.method, &error)))?;
     Ok(extras)
 }

@@ -60,7 +60,7 @@ impl Crowd {
 impl Caller<'_> {
     /// Its call has ended. Of some that end at once one may be heard, which is enough.
     pub(super) fn took(&self, time: Duration) {
-        let (time, mean) = (time.as_nanos() as u64, self.crowd.mean.load(Relaxed));
+        let (time, mean) = (time.min(LONGEST).as_nanos() as u64, self.crowd.mean.load(Relaxed));
         let mean = if mean == 0 { time } else { mean - mean / MEMORY + time / MEMORY };
         self.crowd.mean.store(mean.max(1), Relaxed);
     }
@@ -76,6 +76,8 @@ impl Drop for Caller<'_> {
 const QUICK: u64 = 20_000;
 /// Calls that the mean is about.
 const MEMORY: u64 = 16;
+/// A call that took longer counts as if it had taken this: far from quick, and soon made up for if it was the only one.
+const LONGEST: Duration = Duration::from_millis(100);
 /// Callers on one connection, which a peer takes 1024 calls of by default (`max_calls`).
 const MOST: usize = 512;
 
