@@ -13,7 +13,7 @@ use crate::{
     connection::CancelToken,
     descriptor::MethodDescriptor,
     error::{Error, Ran},
-    rpc_channel::{call_error, refuse_on_reactor},
+    rpc_channel::{SLACK, call_error, refuse_on_reactor},
     status::{Code, Status},
 };
 
@@ -87,6 +87,3 @@ impl<T> Drop for Pending<T> {
         }
     }
 }
-
-/// How much later than promised a channel may end a call before the wait gives up on it.
-const SLACK: Duration = Duration::from_millis(250);

@@ -193,4 +193,4 @@ pub(crate) fn refuse_on_reactor(method: &'static MethodDescriptor) -> Result<(),
 /// The `timeout` setting's default.
 pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much later than promised a channel may end a call before the wait gives up on it.
-const SLACK: Duration = Duration::from_millis(250);
+pub(crate) const SLACK: Duration = Duration::from_millis(250);

@@ -1,5 +1,5 @@
-//! Blocking callers of one service at the same time: few do best with a connection each, many whose calls are quick with one
-//! for all.
+//! Blocking callers of one service at the same time: few mostly do best with a connection each, many whose calls are quick
+//! with one for all.
 //!
 //! A caller that drives its own connection waits for nobody but the peer, and is one more to the peer's limits and turns,
 //! which count connections. If many times more callers than cores make calls that end at once, the calls themselves are what

@@ -61,12 +61,13 @@ pub(super) fn takes(mailbox: &Mailbox, conn: ConnId, call: u64) -> bool {
 /// Answers `call`, which may answer here, by what `write` appends to either.
 #[inline]
 pub(super) fn answer(call: u64, failed: bool, write: impl FnOnce(&mut Vec<u8>, &mut Vec<Bytes>)) {
-    // `with` is not inlined everywhere.
-    let _ = LENT.try_with(|lent| {
+    // `with` says the same and is not inlined everywhere.
+    let answered = LENT.try_with(|lent| {
         let lent = &mut *lent.borrow_mut();
         write(&mut lent.answers, &mut lent.pieces);
         lent.answered.push((call, failed));
     });
+    answered.expect(LIVES);
 }
 
 /// Whether `call` is the last that was answered here. Then `reclaim` will not tell of it.
@@ -79,10 +80,13 @@ pub(super) fn forget(call: u64) -> bool {
 /// their answers to `out`, without a copy if nothing waits there.
 pub(super) fn reclaim(out: &mut Output, mut each: impl FnMut(u64, bool)) {
     TO.with(|to| to.set(None));
-    let _ = LENT.try_with(|lent| {
+    let reclaimed = LENT.try_with(|lent| {
         let lent = &mut *lent.borrow_mut();
         lent.answered.drain(..).for_each(|(call, failed)| each(call, failed));
         out.append(&mut lent.answers);
         lent.pieces.drain(..).for_each(|piece| out.share(piece));
     });
+    reclaimed.expect(LIVES);
 }
+
+const LIVES: &str = "what a thread has lent lives as long as its turns";

@@ -85,7 +85,7 @@ impl Watch {
 
     /// The handler of this number begins now on this thread. `end` must follow.
     pub(super) fn begin(&self, number: usize, inline: bool, now: Instant) {
-        // `with` is not inlined everywhere.
+        // `with` is not inlined everywhere. A thread that ends needs no watching.
         let _ = PLACE.try_with(|place| {
             let epoch = self.shared.epoch;
             let Place { seat, since } =
